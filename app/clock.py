@@ -1,0 +1,76 @@
+"""The reading clocks of one answer: first token, idle between events, total.
+
+    Clock(first_token_s=30, idle_s=30, total_s=600)
+
+Only events of the answer count as life. Bytes do not: a provider's ping, a comment or a half frame resets nothing,
+so a heartbeat never hides a stall. (The fourth clock, connect, is the transport's own.)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from .errors import FirstTokenTimeout, IdleTimeout, ProviderError, TotalTimeout
+
+# Once the finish reason is known the answer is whole; what may follow is usage and the end mark. A provider that
+# goes silent there has still answered, so we wait this long and no longer.
+TAIL_S = 2.0
+# After the end mark only the end of the HTTP body is missing; reading it lets the connection be used again.
+DRAIN_S = 0.25
+
+
+class Clock:
+    """Started when made. All figures are seconds; `now` is a monotonic clock, given by tests."""
+
+    __slots__ = ("_first_token_s", "_idle_s", "_last", "_now", "_started", "_total_s")
+
+    def __init__(
+        self, *, first_token_s: float, idle_s: float, total_s: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._first_token_s = first_token_s
+        self._idle_s = idle_s
+        self._total_s = total_s
+        self._now = now
+        self._started = now()
+        self._last: float | None = None
+
+    def token_seen(self) -> None:
+        """Something of the answer itself has arrived."""
+        self._last = self._now()
+
+    def answer_complete(self) -> None:
+        """The finish reason is known: from here only `TAIL_S` of silence is waited for."""
+        self._last = self._now()
+        self._idle_s = min(self._idle_s, TAIL_S)
+
+    def answer_ended(self) -> None:
+        """The end mark has come: `DRAIN_S` for the end of the body, whatever the other clocks say."""
+        self._last = self._now()
+        self._idle_s = DRAIN_S
+        self._total_s = self._last - self._started + DRAIN_S
+
+    def elapsed_s(self) -> float:
+        return self._now() - self._started
+
+    def remaining_s(self) -> float:
+        """Seconds until the next clock rings; 0.0 when one has."""
+        now = self._now()
+        due = self._started + self._first_token_s if self._last is None else self._last + self._idle_s
+        return max(0.0, min(due, self._started + self._total_s) - now)
+
+    def alarm(self) -> ProviderError | None:
+        """The error of the clock that has rung, if one has."""
+        now = self._now()
+        if now - self._started >= self._total_s:
+            return TotalTimeout(
+                f"the answer took longer than {self._total_s:g} s (timeouts.total_s); ask for less text"
+            )
+        if self._last is None:
+            if now - self._started >= self._first_token_s:
+                return FirstTokenTimeout(
+                    f"the provider sent nothing within {self._first_token_s:g} s (timeouts.first_token_s); try again"
+                )
+        elif now - self._last >= self._idle_s:
+            return IdleTimeout(f"the provider fell silent for {self._idle_s:g} s (timeouts.idle_s); try again")
+        return None

@@ -1,0 +1,207 @@
+"""Every way an answer can fail, as one tree.
+
+    SluicewayError
+    ├── RequestError                 the client must change something
+    │   ├── InvalidRequest           400  invalid_request      (and 405, 415: MethodNotAllowed, ...)
+    │   ├── Unauthorized             401  unauthorized
+    │   ├── NotFound                 404  not_found
+    │   ├── PayloadTooLarge          413  payload_too_large
+    │   └── RateLimited              429  rate_limited
+    ├── ServiceError                 we cannot take it now
+    │   ├── Overloaded               503  overloaded
+    │   ├── Draining                 503  draining
+    │   ├── Cancelled                499  cancelled
+    │   └── Internal                 500  internal
+    └── ProviderError                the provider, or the way to it, failed
+        ├── ProviderNotConfigured    503  provider_not_configured
+        ├── ProviderAuth             502  provider_auth
+        ├── ProviderRejected         400  provider_rejected
+        │   ├── ContextLengthExceeded 400 context_length_exceeded
+        │   └── ContentFiltered      400  content_filtered
+        ├── ProviderRateLimited      429  provider_rate_limited
+        ├── ProviderOverloaded       503  provider_overloaded
+        ├── ProviderUnavailable      502  provider_unavailable
+        ├── FirstTokenTimeout        504  first_token_timeout
+        ├── IdleTimeout              504  idle_timeout
+        ├── TotalTimeout             504  total_timeout
+        └── StreamBroken             502  stream_broken
+
+A class carries `code` (ours, stable), `http_status` (used when nothing has been sent yet) and `retryable`
+(the same request may succeed later). The message says what to do next; it never shows a key, an internal
+address or a traceback. Before the first byte an error is an HTTP status, after it an event in the stream:
+the class is the same, only its clothes differ (each format wears it in its own shape).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+
+class SluicewayError(Exception):
+    """Base of the tree. `param` names the offending field of the request, `retry_after_s` becomes `Retry-After`."""
+
+    code: ClassVar[str] = "internal"
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+    default_retry_after_s: ClassVar[float | None] = None
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that belong to this error as an HTTP answer."""
+        if self.retry_after_s is None:
+            return {}
+        # Whole seconds (RFC 9110, 10.2.3), rounded up: a client that waits that long is never too early.
+        return {"Retry-After": str(math.ceil(self.retry_after_s))}
+
+
+class RequestError(SluicewayError):
+    http_status = 400
+
+
+class InvalidRequest(RequestError):
+    code = "invalid_request"
+
+
+class MethodNotAllowed(InvalidRequest):
+    http_status = 405
+
+    def __init__(self, message: str, *, allow: list[str]) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Allow": ", ".join(self.allow)}
+
+
+class UnsupportedMediaType(InvalidRequest):
+    http_status = 415
+
+
+class Unauthorized(RequestError):
+    code = "unauthorized"
+    http_status = 401
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class NotFound(RequestError):
+    code = "not_found"
+    http_status = 404
+
+
+class PayloadTooLarge(RequestError):
+    code = "payload_too_large"
+    http_status = 413
+
+
+class RateLimited(RequestError):
+    code = "rate_limited"
+    http_status = 429
+    retryable = True
+    default_retry_after_s = 1.0
+
+
+class ServiceError(SluicewayError):
+    pass
+
+
+class Overloaded(ServiceError):
+    code = "overloaded"
+    http_status = 503
+    retryable = True
+    default_retry_after_s = 1.0
+
+
+class Draining(ServiceError):
+    code = "draining"
+    http_status = 503
+    retryable = True
+    default_retry_after_s = 1.0
+
+
+class Cancelled(ServiceError):
+    code = "cancelled"
+    http_status = 499  # nginx's "client closed request"; nobody is left to read it, logs are
+
+
+class Internal(ServiceError):
+    code = "internal"
+    http_status = 500
+
+
+class ProviderError(SluicewayError):
+    http_status = 502
+
+
+class ProviderNotConfigured(ProviderError):
+    code = "provider_not_configured"
+    http_status = 503
+    default_retry_after_s = 60.0  # a person has to act first
+
+
+class ProviderAuth(ProviderError):
+    code = "provider_auth"
+
+
+class ProviderRejected(ProviderError):
+    code = "provider_rejected"
+    http_status = 400
+
+
+class ContextLengthExceeded(ProviderRejected):
+    code = "context_length_exceeded"
+
+
+class ContentFiltered(ProviderRejected):
+    code = "content_filtered"
+
+
+class ProviderRateLimited(ProviderError):
+    code = "provider_rate_limited"
+    http_status = 429
+    retryable = True
+    default_retry_after_s = 1.0
+
+
+class ProviderOverloaded(ProviderError):
+    code = "provider_overloaded"
+    http_status = 503
+    retryable = True
+    default_retry_after_s = 1.0
+
+
+class ProviderUnavailable(ProviderError):
+    code = "provider_unavailable"
+    retryable = True
+
+
+class FirstTokenTimeout(ProviderError):
+    code = "first_token_timeout"
+    http_status = 504
+    retryable = True
+
+
+class IdleTimeout(ProviderError):
+    code = "idle_timeout"
+    http_status = 504
+    retryable = True
+
+
+class TotalTimeout(ProviderError):
+    code = "total_timeout"
+    http_status = 504
+
+
+class StreamBroken(ProviderError):
+    code = "stream_broken"
+    retryable = True

@@ -1,0 +1,155 @@
+"""What an answer is: the words every room speaks, and the order in which they may be said.
+
+A provider's reader gives lists of these events, encoders write them in a client's format. The union is closed:
+`match` on it with `assert_never` at the end, so a new event shows every encoder that must learn it.
+
+    Started  (TextDelta | ReasoningDelta | ToolCallStarted ToolCallDelta* ToolCallEnded)*  Usage?  (Finished | Failed)
+
+Exactly one terminal event, `Finished` or `Failed`, ends every stream; nothing follows it. Heartbeats, cancelling and
+draining are control, not data: they are no events. Ids and times are in the events, so encoders draw no random
+numbers and read no clock.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from .errors import SluicewayError
+
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "content_filter", "cancelled"]
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
+    """`id` is the answer's one identity, `created` Unix seconds, `input_tokens` 0 where not known at the start."""
+
+    id: str
+    model: str
+    provider: str
+    created: int
+    input_tokens: int = 0
+
+
+class TextDelta(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
+    text: str
+
+
+class ReasoningDelta(msgspec.Struct, frozen=True, kw_only=True, tag="reasoning"):
+    text: str
+
+
+class ToolCallStarted(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call_start"):
+    call_id: str
+    name: str
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call_delta"):
+    """`arguments` is a fragment of JSON text; the fragments of one call, joined, are the whole."""
+
+    call_id: str
+    arguments: str
+
+
+class ToolCallEnded(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call"):
+    """`arguments` is the whole JSON text, as the model wrote it (a model can write invalid JSON)."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, tag="usage"):
+    input_tokens: int
+    output_tokens: int
+    source: Literal["provider", "estimated"] = "provider"
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds from the request: to the first token (`None`: there was none), and to the end."""
+
+    ttft_s: float | None
+    duration_s: float
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finish"):
+    """`stop_sequence` is the matched one where the provider names it."""
+
+    reason: FinishReason
+    usage: Usage | None = None
+    timings: Timings | None = None
+    stop_sequence: str | None = None
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
+    error: SluicewayError
+
+
+Event: TypeAlias = (
+    Started | TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta | ToolCallEnded | Usage | Finished | Failed
+)
+
+
+class State(Enum):
+    NEW = auto()
+    OPEN = auto()
+    COUNTED = auto()  # usage has been said, only the end may follow
+    ENDED = auto()
+
+
+# The protocol is this table: a step that is not in it is illegal.
+ORDER: dict[tuple[State, type], State] = {
+    (State.NEW, Started): State.OPEN,
+    (State.NEW, Failed): State.ENDED,
+    (State.OPEN, TextDelta): State.OPEN,
+    (State.OPEN, ReasoningDelta): State.OPEN,
+    (State.OPEN, ToolCallStarted): State.OPEN,
+    (State.OPEN, ToolCallDelta): State.OPEN,
+    (State.OPEN, ToolCallEnded): State.OPEN,
+    (State.OPEN, Usage): State.COUNTED,
+    (State.OPEN, Finished): State.ENDED,
+    (State.OPEN, Failed): State.ENDED,
+    (State.COUNTED, Finished): State.ENDED,
+    (State.COUNTED, Failed): State.ENDED,
+}
+
+
+class IllegalOrder(Exception):
+    """An event came where the order table has no step for it: a defect in a reader, never the client's fault."""
+
+
+class Order:
+    """Walks the table. `check` raises `IllegalOrder` and leaves the state as it was.
+
+    Beside the table one thing is counted: which tool calls are open. A delta or an end needs its start, no call
+    starts twice, and an answer does not finish over an open call (it may fail over one).
+    """
+
+    __slots__ = ("_open_calls", "state")
+
+    def __init__(self) -> None:
+        self.state = State.NEW
+        self._open_calls: set[str] = set()
+
+    def check(self, event: Event) -> None:
+        following = ORDER.get((self.state, type(event)))
+        if following is None:
+            raise IllegalOrder(f"{type(event).__name__} in state {self.state.name}")
+        match event:
+            case ToolCallStarted(call_id=call_id):
+                if call_id in self._open_calls:
+                    raise IllegalOrder(f"tool call {call_id!r} started twice")
+                self._open_calls.add(call_id)
+            case ToolCallDelta(call_id=call_id):
+                if call_id not in self._open_calls:
+                    raise IllegalOrder(f"arguments for tool call {call_id!r}, which is not open")
+            case ToolCallEnded(call_id=call_id):
+                if call_id not in self._open_calls:
+                    raise IllegalOrder(f"end of tool call {call_id!r}, which is not open")
+                self._open_calls.remove(call_id)
+            case Finished() if self._open_calls:
+                raise IllegalOrder(f"finished over open tool calls {sorted(self._open_calls)}")
+            case _:
+                pass
+        self.state = following

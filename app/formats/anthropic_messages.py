@@ -1,0 +1,270 @@
+"""Anthropic Messages: requests read, answers written as a stream of events or whole.
+
+The `event:` line is mandatory (both official SDKs skip events without it), block indices start at 0, an opened block
+carries its empty `text` or `thinking`, `message_delta` carries the usage (`input_tokens` too: langchain-anthropic
+reads it nowhere else), and there is no `[DONE]`. A failure is `event: error`, on which the SDKs raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, assert_never
+
+import msgspec
+import pydantic
+
+from ..errors import SluicewayError
+from ..events import (
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallStarted,
+    Usage,
+)
+from ..request import ChatRequest, Message
+from .base import Body, Encoder, WholeAnswer, data_frame, validated
+
+STOP_REASONS: dict[FinishReason, str] = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "content_filter": "refusal",
+    "cancelled": "end_turn",
+}
+
+# The protocol's own `error.type` stands for our code.
+ERROR_TYPES = {
+    "unauthorized": "authentication_error",
+    "not_found": "not_found_error",
+    "payload_too_large": "request_too_large",
+    "rate_limited": "rate_limit_error",
+    "provider_rate_limited": "rate_limit_error",
+    "overloaded": "overloaded_error",
+    "draining": "overloaded_error",
+    "provider_overloaded": "overloaded_error",
+    "first_token_timeout": "timeout_error",
+    "idle_timeout": "timeout_error",
+    "total_timeout": "timeout_error",
+}
+
+# The protocol's own headers go along with its body to a provider that speaks it.
+HEADERS = ("anthropic-version", "anthropic-beta")
+
+
+class Open(Body):
+    """Fields we do not know belong to the protocol as the provider speaks it: kept, and passed on unchanged."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+
+class Block(Open):
+    type: str
+    text: str | None = None
+
+
+class MessageParam(Open):
+    role: Literal["user", "assistant", "system"]
+    content: str | list[Block]
+
+
+class MessagesBody(Open):
+    messages: Annotated[list[MessageParam], pydantic.Field(min_length=1)]
+    model: Annotated[str, pydantic.Field(min_length=1)] | None = None
+    max_tokens: Annotated[int, pydantic.Field(ge=1)] | None = None
+    system: str | list[Block] | None = None
+    temperature: Annotated[float, pydantic.Field(ge=0, le=1)] | None = None
+    top_p: Annotated[float, pydantic.Field(ge=0, le=1)] | None = None
+    stop_sequences: list[str] | None = None
+    stream: bool | None = None
+
+
+# What the common part of a request can say; any other field is foreign to a provider of another protocol.
+COMMON = frozenset(MessagesBody.model_fields)
+
+
+class AnthropicMessages:
+    name: ClassVar[str] = "anthropic_messages"
+    mimetype: ClassVar[str] = "text/event-stream"
+
+    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+        asked = validated(MessagesBody, body)
+        foreign = [name for name, value in body.items() if name not in COMMON and value is not None]
+        system = _text(asked.system, "system", foreign)
+        messages: list[Message] = []
+        for at, message in enumerate(asked.messages):
+            where = f"messages[{at}]"
+            text = _text(message.content, f"{where}.content", foreign)
+            if message.role == "system":
+                foreign.append(f"{where}.role")
+            else:
+                messages.append(Message(message.role, text))
+        return ChatRequest(
+            dialect="anthropic",
+            body=body,
+            headers={name: headers[name] for name in HEADERS if name in headers},
+            messages=tuple(messages),
+            system=system or None,
+            model=asked.model,
+            max_tokens=asked.max_tokens,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            stop=tuple(asked.stop_sequences or ()),
+            stream=bool(asked.stream),
+            include_usage=True,
+            foreign=tuple(foreign),
+        )
+
+    def encoder(self, request: ChatRequest) -> Encoder:
+        return AnthropicMessagesEncoder()
+
+    def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
+        start, finish = answer.known()
+        content: list[dict[str, Any]] = []
+        if answer.reasoning:
+            content.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
+        if answer.text or not answer.calls:
+            content.append({"type": "text", "text": answer.text})
+        content += [
+            {"type": "tool_use", "id": call.call_id, "name": call.name, "input": _arguments(call.arguments)}
+            for call in answer.calls
+        ]
+        return {**_message(start, content), **_stop(finish), "usage": usage_object(answer.usage)}
+
+    def error(self, error: SluicewayError, request_id: str) -> Any:
+        return {**error_object(error), "request_id": request_id}
+
+
+def _text(content: str | list[Block] | None, where: str, foreign: list[str]) -> str:
+    """The text of a content; blocks that are not text, and what is said beside the text, go on the `foreign` list."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    for at, block in enumerate(content):
+        extra = next((name for name, value in (block.model_extra or {}).items() if value is not None), None)
+        if block.type != "text":
+            foreign.append(f"{where}[{at}]")
+        elif extra is not None:
+            foreign.append(f"{where}[{at}].{extra}")
+    return "".join(block.text or "" for block in content)
+
+
+def _arguments(text: str) -> Any:
+    """A call's `input` is an object here; JSON that a model wrote wrongly is shown under one key, not dropped."""
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {"_invalid_json": text}
+
+
+def _message(start: Started, content: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": start.id,
+        "type": "message",
+        "role": "assistant",
+        "model": start.model,
+        "content": content,
+        "stop_reason": None,
+        "stop_sequence": None,
+    }
+
+
+def _stop(finish: Finished) -> dict[str, str | None]:
+    reason = "stop_sequence" if finish.stop_sequence is not None else STOP_REASONS[finish.reason]
+    return {"stop_reason": reason, "stop_sequence": finish.stop_sequence}
+
+
+def usage_object(usage: Usage) -> dict[str, int]:
+    return {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+
+
+def error_object(error: SluicewayError) -> dict[str, Any]:
+    general = "invalid_request_error" if error.http_status < 500 else "api_error"
+    return {"type": "error", "error": {"type": ERROR_TYPES.get(error.code, general), "message": error.message}}
+
+
+# What a block of each kind is when it opens.
+_TEXT = {"type": "text", "text": ""}
+_THINKING = {"type": "thinking", "thinking": "", "signature": ""}
+
+
+class AnthropicMessagesEncoder:
+    """At most one block is open at a time; a piece of another kind closes it and opens its own.
+
+    A tool call's block stays open until the call has ended. Other providers interleave parallel calls, so what
+    belongs to another block meanwhile is held, in order, and written when the call has ended: a call has no end of
+    its own on the OpenAI wire, so there that is the end of the answer.
+    """
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._open: str | None = None  # "text", "thinking", or a tool call's id
+        self._call: str | None = None  # the tool call whose block is open
+        self._held: list[Event] = []
+
+    def feed(self, events: list[Event]) -> bytes:
+        out: list[bytes] = []
+        for event in events:
+            self._take(event, out)
+        return b"".join(out)
+
+    def _take(self, event: Event, out: list[bytes]) -> None:
+        if self._call is not None and not isinstance(event, Failed) and getattr(event, "call_id", None) != self._call:
+            self._held.append(event)
+            return
+        match event:
+            case TextDelta(text=text):
+                self._switch("text", _TEXT, out)
+                self._delta({"type": "text_delta", "text": text}, out)
+            case ReasoningDelta(text=text):
+                self._switch("thinking", _THINKING, out)
+                self._delta({"type": "thinking_delta", "thinking": text}, out)
+            case Started():
+                usage = {"input_tokens": event.input_tokens, "output_tokens": 0}
+                out.append(_frame("message_start", {"message": {**_message(event, []), "usage": usage}}))
+            case ToolCallStarted(call_id=call_id, name=name):
+                self._switch(call_id, {"type": "tool_use", "id": call_id, "name": name, "input": {}}, out)
+                self._call = call_id
+            case ToolCallDelta(arguments=arguments):
+                self._delta({"type": "input_json_delta", "partial_json": arguments}, out)
+            case ToolCallEnded():
+                self._close(out)
+                self._call = None
+                held, self._held = self._held, []
+                for waiting in held:
+                    self._take(waiting, out)
+            case Usage():
+                pass  # it stands in message_delta: see Finished
+            case Finished(usage=said):
+                self._close(out)
+                usage = usage_object(said or Usage(input_tokens=0, output_tokens=0))
+                out.append(_frame("message_delta", {"delta": _stop(event), "usage": usage}))
+                out.append(_frame("message_stop", {}))
+            case Failed(error=error):
+                out.append(b"event: error\n" + data_frame(error_object(error)))
+            case _:
+                assert_never(event)
+
+    def _switch(self, kind: str, block: dict[str, Any], out: list[bytes]) -> None:
+        if self._open != kind:
+            self._close(out)
+            self._open = kind
+            self._index += 1
+            out.append(_frame("content_block_start", {"index": self._index, "content_block": block}))
+
+    def _close(self, out: list[bytes]) -> None:
+        if self._open is not None:
+            self._open = None
+            out.append(_frame("content_block_stop", {"index": self._index}))
+
+    def _delta(self, delta: dict[str, Any], out: list[bytes]) -> None:
+        out.append(_frame("content_block_delta", {"index": self._index, "delta": delta}))
+
+
+def _frame(name: str, data: dict[str, Any]) -> bytes:
+    return b"event: " + name.encode() + b"\n" + data_frame({"type": name, **data})

@@ -1,0 +1,167 @@
+"""The contract of the room, and what every format does alike: validate a body, frame JSON, wear an error.
+
+A format's `parse` is given the decoded JSON body and raises `InvalidRequest` naming the field. Its encoder is fed
+lists of events and gives bytes; it reads no clock and draws no ids, so the same events always give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import msgspec
+import pydantic
+
+from ..errors import InvalidRequest, SluicewayError
+from ..events import Event, Failed, Finished, IllegalOrder, ReasoningDelta, Started, TextDelta, ToolCallEnded, Usage
+from ..registry import nearest
+from ..request import ChatRequest
+
+
+class Encoder(Protocol):
+    def feed(self, events: list[Event], /) -> bytes:
+        """The events as bytes on the wire. After a terminal event nothing more is fed."""
+
+
+class Format(Protocol):
+    """`name` is the registry's; `mimetype` that of a streamed answer."""
+
+    name: ClassVar[str]
+    mimetype: ClassVar[str]
+
+    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest: ...
+
+    def encoder(self, request: ChatRequest) -> Encoder: ...
+
+    def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
+        """The JSON object of an answer that is not streamed."""
+
+    def error(self, error: SluicewayError, request_id: str) -> Any:
+        """The JSON object of an error before the first byte."""
+
+
+class WholeAnswer:
+    """An answer folded from its events, for those who do not stream. `feed` raises the error of a `Failed`."""
+
+    def __init__(self) -> None:
+        self.start: Started | None = None
+        self.finish: Finished | None = None
+        self.usage = Usage(input_tokens=0, output_tokens=0, source="estimated")
+        self.calls: list[ToolCallEnded] = []
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self._text)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    def feed(self, events: Iterable[Event]) -> None:
+        for event in events:
+            match event:
+                case TextDelta(text=text):
+                    self._text.append(text)
+                case ReasoningDelta(text=text):
+                    self._reasoning.append(text)
+                case Started():
+                    self.start = event
+                case ToolCallEnded():
+                    self.calls.append(event)
+                case Usage():
+                    self.usage = event
+                case Finished():
+                    self.finish = event
+                case Failed(error=error):
+                    raise error
+                case _:
+                    pass  # the fragments of a call come again, whole, in its ToolCallEnded
+
+    def known(self) -> tuple[Started, Finished]:
+        """Start and finish of an answer that has come to its end."""
+        if self.start is None or self.finish is None:
+            raise IllegalOrder("an answer begins by Started and ends by Finished, or raises")
+        return self.start, self.finish
+
+
+class Body(pydantic.BaseModel):
+    """Base of the request models: strict types (`"5"` is no number, `true` is no integer), unknown fields refused."""
+
+    model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+def validated(model: type[BodyT], body: Mapping[str, Any]) -> BodyT:
+    """`body` as `model`; raises `InvalidRequest` about the first field that is wrong."""
+    try:
+        return model.model_validate(body)
+    except pydantic.ValidationError as exc:
+        # The error in the deepest place says most: a union reports its every branch.
+        problem = max(exc.errors(include_url=False), key=lambda found: len(found["loc"]))
+        field = _field(problem["loc"])
+        if problem["type"] == "missing":
+            text = f"{field} is required"
+        elif problem["type"] == "extra_forbidden":
+            text = f"unknown field {field!r}; {nearest(str(problem['loc'][-1]), model.model_fields)}"
+        else:
+            said = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            text = f"{field}: {said}" if field else said
+        raise InvalidRequest(text, param=field or None) from None
+
+
+def _field(loc: tuple[int | str, ...]) -> str:
+    """`("messages", 0, "content")` -> `messages[0].content`; pydantic's names of union branches are left out."""
+    text = ""
+    for part in loc:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part.isidentifier() and part not in _BRANCHES:
+            text += f".{part}" if text else part
+    return text
+
+
+# What pydantic puts into a location for the branch of a union it tried.
+_BRANCHES = frozenset({"str", "int", "float", "bool", "list", "dict", "none", "Part", "TextPart", "Block"})
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def json_bytes(value: Any) -> bytes:
+    """Compact JSON with U+2028, U+2029 and U+0085 escaped: line readers that follow Unicode would split there.
+
+    The three can only stand inside strings, so replacing their UTF-8 bytes is enough (and costs one scan).
+    """
+    data = _encode(value)
+    if b"\xe2\x80" in data:
+        data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
+    if b"\xc2\x85" in data:
+        data = data.replace(b"\xc2\x85", b"\\u0085")
+    return data
+
+
+def data_frame(value: Any) -> bytes:
+    """One SSE frame: the JSON of `value` in a single `data:` line."""
+    return b"data: " + json_bytes(value) + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def error_object(error: SluicewayError, request_id: str = "") -> dict[str, Any]:
+    """The native shape of an error: `{code, message, retryable, status, request_id?, param?}`."""
+    body: dict[str, Any] = {
+        "code": error.code,
+        "message": error.message,
+        "retryable": error.retryable,
+        "status": error.http_status,
+    }
+    if request_id:
+        body["request_id"] = request_id
+    if error.param:
+        body["param"] = error.param
+    return body

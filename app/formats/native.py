@@ -1,0 +1,150 @@
+"""The native event stream: every event as one JSON object with a `type`, numbered from 1.
+
+As SSE each frame has its number as `id:`, errors are named `event: error`, and `data: [DONE]` says that nothing will
+follow (after an error too: the terminal event before it tells which). As NDJSON the number stands in the object as
+`event_id`, and the terminal object is the last line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+import pydantic
+
+from ..errors import InvalidRequest, SluicewayError
+from ..events import Event, Failed, Finished, Started, ToolCallEnded
+from ..request import ChatRequest, Message
+from .base import DONE, Body, Encoder, WholeAnswer, data_frame, error_object, json_bytes, validated
+from .simple import ChatMessage, MaxTokens, Text, conversation
+
+
+class NativeBody(Body):
+    """The public request fields. What this version can't do yet is refused by name in `parse`."""
+
+    model: Text | None = None
+    messages: Annotated[list[ChatMessage], pydantic.Field(min_length=1)] | None = None
+    prompt: Text | None = None
+    message: Text | None = None
+    system: str | None = None
+    max_tokens: MaxTokens | None = None
+    temperature: Annotated[float, pydantic.Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, pydantic.Field(gt=0, le=1)] | None = None
+    stop: str | Annotated[list[str], pydantic.Field(max_length=16)] | None = None
+    stream: bool = True
+    format: Literal["sse", "ndjson"] = "sse"
+    shape: Literal["token"] = "token"
+    resumable: Literal[False] = False
+
+
+class NativeSSE:
+    """Also the shape that errors wear on every route without a protocol of its own."""
+
+    name: ClassVar[str] = "native"
+    mimetype: ClassVar[str] = "text/event-stream"
+
+    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+        asked = validated(NativeBody, body)
+        given = [field for field in ("messages", "prompt", "message") if getattr(asked, field) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise InvalidRequest(
+                f"give one of messages, prompt or message; found {found}", param=given[-1] if given else "messages"
+            )
+        system = asked.system or None
+        if asked.messages is not None:
+            lead, messages = conversation(asked.messages)
+            if lead is not None and system is not None:
+                raise InvalidRequest("give the system prompt as system or as a message, not both", param="system")
+            system = system or lead
+        else:
+            messages = (Message("user", asked.prompt or asked.message or ""),)
+        return ChatRequest(
+            dialect="native",
+            messages=messages,
+            system=system,
+            model=asked.model,
+            max_tokens=asked.max_tokens,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
+            stream=asked.stream,
+        )
+
+    def encoder(self, request: ChatRequest) -> Encoder:
+        return NativeSSEEncoder()
+
+    def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
+        start, finish = answer.known()
+        return {
+            "id": start.id,
+            "model": start.model,
+            "provider": start.provider,
+            "created": start.created,
+            "text": answer.text,
+            "reasoning": answer.reasoning,
+            "tool_calls": [plain(call) for call in answer.calls],
+            "finish": plain(finish),
+        }
+
+    def error(self, error: SluicewayError, request_id: str) -> Any:
+        return {"error": error_object(error, request_id)}
+
+
+class NDJSON(NativeSSE):
+    """The same events, one JSON object a line."""
+
+    name: ClassVar[str] = "ndjson"
+    mimetype: ClassVar[str] = "application/x-ndjson"
+
+    def encoder(self, request: ChatRequest) -> Encoder:
+        return NDJSONEncoder()
+
+
+def plain(event: Event) -> Any:
+    """An event as its object on the wire, in the published fields and no others."""
+    match event:
+        case Started(id=id, model=model, provider=provider, created=created):
+            return {"type": "start", "id": id, "model": model, "provider": provider, "created": created}
+        case ToolCallEnded(call_id=call_id, name=name, arguments=text):
+            try:
+                arguments = msgspec.json.decode(text)
+            except (msgspec.MsgspecError, RecursionError):
+                arguments = text  # a model can write invalid JSON; the client gets to see it
+            return {"type": "tool_call", "call_id": call_id, "name": name, "arguments": arguments}
+        case Finished(reason=reason, usage=usage, timings=timings):
+            counted = usage and {name: getattr(usage, name) for name in usage.__struct_fields__}
+            return {"type": "finish", "reason": reason, "usage": counted, "timings": timings}
+        case Failed(error=error):
+            return {"type": "error", **error_object(error)}
+        case _:
+            return event  # its fields are the published ones
+
+
+class NativeSSEEncoder:
+    def __init__(self) -> None:
+        self._number = 0
+
+    def feed(self, events: list[Event]) -> bytes:
+        out: list[bytes] = []
+        for event in events:
+            self._number += 1
+            name = b"event: error\n" if isinstance(event, Failed) else b""
+            out.append(b"id: %d\n" % self._number + name + data_frame(plain(event)))
+            if isinstance(event, Finished | Failed):
+                out.append(DONE)
+        return b"".join(out)
+
+
+class NDJSONEncoder:
+    def __init__(self) -> None:
+        self._number = 0
+
+    def feed(self, events: list[Event]) -> bytes:
+        out: list[bytes] = []
+        for event in events:
+            self._number += 1
+            # The number goes in front: `{"event_id":1,` and the rest of the object.
+            out.append(b'{"event_id":%d,' % self._number + json_bytes(plain(event))[1:] + b"\n")
+        return b"".join(out)

@@ -1,0 +1,247 @@
+"""OpenAI Chat Completions: requests read, answers written as a stream of chunks or whole.
+
+What real clients need is more than the schema says (measured by leaving out one field at a time, WIRE): `object` on
+every chunk, `role` on the first, `choices` also on the usage chunk, `finish_reason` set once, `type: "function"` and
+the name on a tool call's first delta and never again. Errors are `data: {"error": {...}}`, the one shape on which
+every client raises; `id:` lines, named events and anything after the error would break some of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, assert_never
+
+import pydantic
+
+from ..errors import InvalidRequest, SluicewayError
+from ..events import (
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallStarted,
+    Usage,
+)
+from ..request import ChatRequest, Message
+from .base import DONE, Body, Encoder, WholeAnswer, data_frame, json_bytes, validated
+
+# An answer that was stopped on purpose has no word of its own in this protocol.
+FINISH_REASONS: dict[FinishReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "cancelled": "stop",
+}
+
+# `error.type` where it is not the general one of the status class.
+ERROR_TYPES = {
+    "unauthorized": "authentication_error",
+    "rate_limited": "rate_limit_error",
+    "provider_rate_limited": "rate_limit_error",
+}
+
+
+class Open(Body):
+    """Fields we do not know belong to the protocol as the provider speaks it: kept, and passed on unchanged."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+
+class Part(Open):
+    type: str
+    text: str | None = None
+
+
+class ChatCompletionMessage(Open):
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _content_where_needed(self) -> ChatCompletionMessage:
+        if self.content is None and self.role not in ("assistant", "function"):
+            raise ValueError(f"a {self.role} message needs content")
+        return self
+
+
+class StreamOptions(Open):
+    include_usage: bool | None = None
+
+
+class ChatCompletionBody(Open):
+    messages: Annotated[list[ChatCompletionMessage], pydantic.Field(min_length=1)]
+    model: Annotated[str, pydantic.Field(min_length=1)] | None = None
+    max_tokens: Annotated[int, pydantic.Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, pydantic.Field(ge=1)] | None = None
+    temperature: Annotated[float, pydantic.Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, pydantic.Field(ge=0, le=1)] | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, pydantic.Field(ge=1)] | None = None
+
+
+# What the common part of a request can say; any other field is foreign to a provider of another protocol. The values
+# that say nothing (`None`, and `n: 1`) are no obstacle anywhere.
+COMMON = frozenset(ChatCompletionBody.model_fields)
+
+
+class OpenAIChat:
+    name: ClassVar[str] = "openai_chat"
+    mimetype: ClassVar[str] = "text/event-stream"
+
+    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+        asked = validated(ChatCompletionBody, body)
+        if asked.n is not None and asked.n > 1:
+            raise InvalidRequest("n: only one choice is answered; send the request again for another", param="n")
+        systems: list[str] = []
+        messages: list[Message] = []
+        foreign = [name for name, value in body.items() if name not in COMMON and value is not None]
+        for at, message in enumerate(asked.messages):
+            where = f"messages[{at}]"
+            foreign += [f"{where}.{name}" for name, value in (message.model_extra or {}).items() if value is not None]
+            parts = [Part(type="text", text=message.content)] if isinstance(message.content, str) else message.content
+            foreign += [f"{where}.content[{n}]" for n, part in enumerate(parts or ()) if part.type != "text"]
+            text = "".join(part.text or "" for part in parts or ())
+            if message.role in ("system", "developer"):
+                systems.append(text)
+                if messages:
+                    foreign.append(f"{where}.role")
+            elif message.role in ("user", "assistant"):
+                messages.append(Message("user" if message.role == "user" else "assistant", text))
+            else:
+                foreign.append(f"{where}.role")
+        return ChatRequest(
+            dialect="openai",
+            body=body,
+            messages=tuple(messages),
+            system="\n\n".join(systems) or None,
+            model=asked.model,
+            max_tokens=asked.max_completion_tokens or asked.max_tokens,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
+            stream=bool(asked.stream),
+            include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
+            foreign=tuple(foreign),
+        )
+
+    def encoder(self, request: ChatRequest) -> Encoder:
+        return OpenAIChatEncoder(include_usage=request.include_usage)
+
+    def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
+        start, finish = answer.known()
+        message: dict[str, Any] = {"role": "assistant", "content": answer.text or None, "refusal": None}
+        if answer.reasoning:
+            message["reasoning_content"] = answer.reasoning
+        if answer.calls:
+            message["tool_calls"] = [
+                {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in answer.calls
+            ]
+        elif message["content"] is None:
+            message["content"] = ""
+        return {
+            "id": start.id,
+            "object": "chat.completion",
+            "created": start.created,
+            "model": start.model,
+            "choices": [
+                {"index": 0, "message": message, "logprobs": None, "finish_reason": FINISH_REASONS[finish.reason]}
+            ],
+            "usage": usage_object(answer.usage),
+        }
+
+    def error(self, error: SluicewayError, request_id: str) -> Any:
+        return {"error": error_object(error)}
+
+
+def usage_object(usage: Usage) -> dict[str, int]:
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+
+
+def error_object(error: SluicewayError) -> dict[str, Any]:
+    general = "invalid_request_error" if error.http_status < 500 else "api_error"
+    return {
+        "message": error.message,
+        "type": ERROR_TYPES.get(error.code, general),
+        "param": error.param,
+        "code": error.code,
+    }
+
+
+class OpenAIChatEncoder:
+    """The bytes around a text delta are the same in every chunk of an answer, so they are made once."""
+
+    def __init__(self, *, include_usage: bool) -> None:
+        self._include_usage = include_usage
+        self._before = b""
+        self._after = (
+            b',"logprobs":null,"finish_reason":null}]' + (b',"usage":null' if include_usage else b"") + b"}\n\n"
+        )
+        self._calls: dict[str, int] = {}
+
+    def feed(self, events: list[Event]) -> bytes:
+        out: list[bytes] = []
+        for event in events:
+            match event:
+                case TextDelta(text=text):
+                    out.append(self._before + b'{"content":' + json_bytes(text) + b"}" + self._after)
+                case ReasoningDelta(text=text):
+                    out.append(self._delta({"reasoning_content": text}))
+                case Started():
+                    self._begin(event)
+                    out.append(self._delta({"role": "assistant", "content": ""}))
+                case ToolCallStarted(call_id=call_id, name=name):
+                    self._calls[call_id] = index = len(self._calls)
+                    function = {"name": name, "arguments": ""}
+                    out.append(self._call({"index": index, "id": call_id, "type": "function", "function": function}))
+                case ToolCallDelta(call_id=call_id, arguments=arguments):
+                    out.append(self._call({"index": self._calls[call_id], "function": {"arguments": arguments}}))
+                case ToolCallEnded():
+                    pass  # its fragments have all been sent
+                case Usage():
+                    pass  # it follows the finish reason here: see Finished
+                case Finished(reason=reason, usage=usage):
+                    out.append(self._chunk([{**_NO_DELTA, "finish_reason": FINISH_REASONS[reason]}], None))
+                    if self._include_usage and usage is not None:
+                        out.append(self._chunk([], usage))
+                    out.append(DONE)
+                case Failed(error=error):
+                    out.append(data_frame({"error": error_object(error)}))
+                case _:
+                    assert_never(event)
+        return b"".join(out)
+
+    def _begin(self, start: Started) -> None:
+        self._head = {
+            "id": start.id,
+            "object": "chat.completion.chunk",
+            "created": start.created,
+            "model": start.model,
+        }
+        self._before = b"data: " + json_bytes(self._head)[:-1] + b',"choices":[{"index":0,"delta":'
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return self._before + json_bytes(delta) + self._after
+
+    def _call(self, call: dict[str, Any]) -> bytes:
+        return self._delta({"tool_calls": [call]})
+
+    def _chunk(self, choices: list[dict[str, Any]], usage: Usage | None) -> bytes:
+        chunk: dict[str, Any] = {**self._head, "choices": choices}
+        if self._include_usage:
+            chunk["usage"] = None if usage is None else usage_object(usage)
+        return data_frame(chunk)
+
+
+_NO_DELTA: dict[str, Any] = {"index": 0, "delta": {}, "logprobs": None}

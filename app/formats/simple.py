@@ -1,0 +1,87 @@
+"""What the tutorial-shaped formats share: a prompt or messages in, text out, JSON errors, no whole form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import pydantic
+
+from ..errors import InvalidRequest, SluicewayError
+from ..request import ChatRequest, Message
+from .base import Body, WholeAnswer, error_object, validated
+
+Text = Annotated[str, pydantic.Field(min_length=1)]
+MaxTokens = Annotated[int, pydantic.Field(ge=1)]
+
+
+class ChatMessage(Body):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _SimpleBody(Body):
+    """`prompt`, `message` and `messages` are three ways to say the same; exactly one of them is wanted."""
+
+    prompt: Text | None = None
+    message: Text | None = None
+    messages: Annotated[list[ChatMessage], pydantic.Field(min_length=1)] | None = None
+    system: str | None = None
+    system_prompt: str | None = None
+    model: Text | None = None
+    max_tokens: MaxTokens | None = None
+
+
+def conversation(messages: list[ChatMessage]) -> tuple[str | None, tuple[Message, ...]]:
+    """(system text, the rest). System messages lead; one further down has no place in other protocols."""
+    systems: list[str] = []
+    rest: list[Message] = []
+    for at, message in enumerate(messages):
+        if message.role != "system":
+            rest.append(Message(message.role, message.content))
+        elif rest:
+            raise InvalidRequest(f"messages[{at}]: a system message must come before the others", param="messages")
+        else:
+            systems.append(message.content)
+    if not rest:
+        raise InvalidRequest("messages: a user message is required", param="messages")
+    return "\n\n".join(systems) or None, tuple(rest)
+
+
+class SimpleFormat:
+    """Base of the simple formats; a subclass names itself and brings its encoder."""
+
+    name: ClassVar[str]
+    mimetype: ClassVar[str] = "text/event-stream"
+
+    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+        asked = validated(_SimpleBody, body)
+        given = [field for field in ("prompt", "message", "messages") if getattr(asked, field) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise InvalidRequest(
+                f"give one of prompt, message or messages; found {found}", param=(given or ["prompt"])[-1]
+            )
+        if asked.system is not None and asked.system_prompt is not None:
+            raise InvalidRequest("give system or system_prompt, not both", param="system_prompt")
+        system = asked.system if asked.system is not None else asked.system_prompt
+        if asked.messages is not None:
+            lead, messages = conversation(asked.messages)
+            if lead is not None and system is not None:
+                raise InvalidRequest("give the system prompt as system or as a message, not both", param="system")
+            system = lead if system is None else system
+        else:
+            messages = (Message("user", asked.prompt or asked.message or ""),)
+        return ChatRequest(
+            dialect="native",
+            messages=messages,
+            system=system or None,
+            model=asked.model,
+            max_tokens=asked.max_tokens,
+        )
+
+    def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
+        raise NotImplementedError("the simple routes always stream")
+
+    def error(self, error: SluicewayError, request_id: str) -> Any:
+        return {"error": error_object(error, request_id)}

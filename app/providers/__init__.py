@@ -1,0 +1,21 @@
+"""Who answers. One file a provider, one a protocol's reader; this table is the map.
+
+A provider (base.Provider) turns a `ChatRequest` into an upstream response, through its sync SDK client; a reader
+(base.Reader) turns that response's bytes into events, without IO. Adding a provider: one file and one line here.
+"""
+
+from __future__ import annotations
+
+from ..registry import Registry
+from .base import Provider, Reader, Upstream
+
+PROVIDERS: Registry[Provider] = Registry(
+    __name__,
+    {
+        "openai": ".openai:OpenAI",
+        "anthropic": ".anthropic:Anthropic",
+        "local": ".local:Local",
+    },
+)
+
+__all__ = ["PROVIDERS", "Provider", "Reader", "Upstream"]

@@ -1,0 +1,89 @@
+"""Anthropic Messages through `anthropic.Anthropic`, called so that the raw body comes back (see openai.py).
+
+What this protocol wants and others do not say: `max_tokens` is required, so a request without it gets
+`DEFAULT_MAX_TOKENS`; the system prompt is a field, not a message; and the API version the SDK sends (2026-10-21)
+rejects `temperature`, `top_p` and `top_k`, so a request that has one goes out under the version before.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+import anthropic
+import httpx2
+
+from ..clock import Clock
+from ..events import Started
+from ..request import ChatRequest
+from ..settings import ProviderSettings
+from ..targets import Target
+from ..transport import clocked, http_client
+from .anthropic_reader import AnthropicReader
+from .base import Upstream, refuse_foreign, sdk_failure
+
+DEFAULT_MAX_TOKENS = 4096
+SAMPLING = ("temperature", "top_p", "top_k")
+LAST_VERSION_WITH_SAMPLING = "2023-06-01"
+
+
+class Anthropic:
+    """A `base.Provider`."""
+
+    def __init__(self, name: str, settings: ProviderSettings, key: str) -> None:
+        self.name = name
+        self._key = key
+        self._client = anthropic.Anthropic(
+            api_key=key or "none",
+            base_url=settings.base_url,  # None: the SDK's own, ANTHROPIC_BASE_URL included
+            max_retries=0,
+            http_client=http_client(),
+        )
+
+    def open(self, request: ChatRequest, target: Target, clock: Clock, *, request_id: str) -> Upstream:
+        payload = self.payload(request, target)
+        headers = {"X-Request-ID": request_id}
+        if request.dialect == "anthropic":
+            headers |= request.headers
+        elif any(name in payload for name in SAMPLING):
+            headers["anthropic-version"] = LAST_VERSION_WITH_SAMPLING
+        try:
+            response = self._client.post(
+                "/v1/messages",
+                body=payload,
+                options={"timeout": clocked(clock, connect_s=target.timeouts.connect_s), "headers": headers},
+                cast_to=httpx2.Response,
+                stream=True,
+                stream_cls=anthropic.Stream[object],
+            )
+        except anthropic.AnthropicError as exc:
+            raise sdk_failure(self.name, exc, clock, secret=self._key) from exc
+        start = Started(id=f"msg_{uuid.uuid4().hex}", model=target.model, provider=self.name, created=int(time.time()))
+        raw: Any = response  # declared as a Stream; with `cast_to=httpx2.Response` it is just that, unread
+        return Upstream(raw, AnthropicReader(start, secret=self._key))
+
+    def close(self) -> None:
+        self._client.close()
+
+    def payload(self, request: ChatRequest, target: Target) -> dict[str, Any]:
+        """The body to send: the client's own where it speaks this protocol, otherwise the common part of it."""
+        if request.dialect == "anthropic":
+            body = dict(request.body)
+        else:
+            refuse_foreign(request, target)
+            common = {
+                "system": request.system,
+                "messages": [{"role": message.role, "content": message.text} for message in request.messages],
+                "max_tokens": request.max_tokens,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "stop_sequences": list(request.stop) or None,
+            }
+            body = {name: value for name, value in common.items() if value is not None}
+        return {
+            **body,
+            "max_tokens": body.get("max_tokens") or DEFAULT_MAX_TOKENS,
+            "model": target.model,
+            "stream": True,
+        }

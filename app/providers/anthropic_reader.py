@@ -1,0 +1,160 @@
+"""Anthropic Messages stream to events.
+
+    message_start, (content_block_start, content_block_delta*, content_block_stop)*, message_delta, message_stop
+
+`ping` comes anywhere and says nothing. Usage is cumulative: `message_start` has the input, `message_delta` the final
+output. Event types and block types we do not know are passed over, as the protocol asks of its readers
+(docs: "new event types may be added, and your code should handle unknown event types gracefully").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..errors import StreamBroken
+from ..events import Event, Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
+from .frame_reader import FrameReader, OpenCall
+from .sse import Frame
+
+STOP_REASONS: dict[str, FinishReason] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Message(msgspec.Struct):
+    id: str | None = None
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+class _Block(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: Any = None
+
+
+class _Delta(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    partial_json: str | None = None
+    stop_reason: str | None = None
+    stop_sequence: str | None = None
+
+
+class _Data(msgspec.Struct):
+    """The data of every event in one struct: only the fields we read."""
+
+    type: str = ""
+    index: int = 0
+    message: _Message | None = None
+    content_block: _Block | None = None
+    delta: _Delta | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_decode = msgspec.json.Decoder(_Data).decode
+
+
+class AnthropicReader(FrameReader):
+    def __init__(self, start: Started, *, secret: str = "") -> None:
+        super().__init__(start, secret=secret)
+        self._reason: FinishReason = "stop"
+        self._stop_sequence: str | None = None
+        self._input_tokens: int | None = None
+        self._output_tokens: int | None = None
+
+    def _read(self, frame: Frame, events: list[Event]) -> None:
+        data = _decode(frame.data)
+        if data.type == "error":
+            self._fail_as_said(data.error, events)
+        elif data.type == "message_start":
+            self._open(data.message or _Message(), events)
+        elif self._start is not None:
+            if data.type.startswith(("content_block", "message")):
+                self._fail(StreamBroken("the provider's stream began in the middle; try again"), events)
+        elif data.type == "content_block_delta":
+            self._read_delta(data.index, data.delta or _Delta(), events)
+        elif data.type == "content_block_start":
+            self._open_block(data.index, data.content_block or _Block(), events)
+        elif data.type == "content_block_stop":
+            if call := self._calls.pop(data.index, None):
+                events.append(call.ended())
+        elif data.type == "message_delta":
+            self._count(data.usage)
+            if data.delta is not None and data.delta.stop_reason:
+                self.answered = True
+                self._reason = STOP_REASONS.get(data.delta.stop_reason, "stop")
+                self._stop_sequence = data.delta.stop_sequence
+        elif data.type == "message_stop":
+            self._finish(events)
+
+    def _open(self, message: _Message, events: list[Event]) -> None:
+        start = self._start
+        if start is None:
+            return
+        self._start = None
+        self._count(message.usage)
+        events.append(
+            Started(
+                id=message.id or start.id,
+                model=message.model or start.model,
+                provider=start.provider,
+                created=start.created,
+                input_tokens=self._input_tokens or 0,
+            )
+        )
+
+    def _count(self, usage: _Usage | None) -> None:
+        if usage is not None:
+            self._input_tokens = self._input_tokens if usage.input_tokens is None else usage.input_tokens
+            self._output_tokens = self._output_tokens if usage.output_tokens is None else usage.output_tokens
+
+    def _open_block(self, index: int, block: _Block, events: list[Event]) -> None:
+        if block.type == "text" and block.text:
+            events.append(TextDelta(text=block.text))
+        elif block.type == "thinking" and block.thinking:
+            events.append(ReasoningDelta(text=block.thinking))
+        elif block.type == "tool_use":
+            if unclosed := self._calls.get(index):
+                events.append(unclosed.ended())
+            call = self._calls[index] = OpenCall(block.id or f"toolu_{index}", block.name or "")
+            events.append(call.started())
+            if block.input:  # whole at once, from servers that do not stream arguments
+                events.append(call.add(msgspec.json.encode(block.input).decode()))
+
+    def _read_delta(self, index: int, delta: _Delta, events: list[Event]) -> None:
+        if delta.type == "text_delta" and delta.text:
+            events.append(TextDelta(text=delta.text))
+        elif delta.type == "thinking_delta" and delta.thinking:
+            events.append(ReasoningDelta(text=delta.thinking))
+        elif delta.type == "input_json_delta" and delta.partial_json and (call := self._calls.get(index)):
+            events.append(call.add(delta.partial_json))
+
+    def _counted(self) -> Usage | None:
+        if self._output_tokens is None:
+            return None
+        return Usage(input_tokens=self._input_tokens or 0, output_tokens=self._output_tokens)
+
+    def _end(self, events: list[Event]) -> None:
+        events += [call.ended() for call in self._calls.values()]
+        if (usage := self._counted()) is not None:
+            events.append(usage)
+        events.append(Finished(reason=self._reason, stop_sequence=self._stop_sequence))

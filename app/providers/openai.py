@@ -1,0 +1,91 @@
+"""OpenAI Chat Completions through `openai.OpenAI`, and whatever else speaks that protocol under another base URL.
+
+The SDK owns keys, base URLs, headers and typed errors. Its stream objects are not used: 76 % of that loop is building
+pydantic models. `client.post(..., cast_to=httpx2.Response, stream=True)` gives the body itself, and `OpenAIChatReader`
+reads it. `max_retries=0`: trying again is decided in one place, and not here.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+import openai
+
+from ..clock import Clock
+from ..events import Started
+from ..request import ChatRequest
+from ..settings import ProviderSettings
+from ..targets import Target
+from ..transport import clocked, http_client
+from .base import Upstream, refuse_foreign, sdk_failure
+from .openai_chat_reader import OpenAIChatReader
+
+
+class OpenAI:
+    """A `base.Provider`. `key` may be empty: some servers of this protocol ask for none."""
+
+    keep_model = False
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, name: str, settings: ProviderSettings, key: str) -> None:
+        self.name = name
+        self._key = key
+        self._client = openai.OpenAI(
+            api_key=key or "none",
+            base_url=settings.base_url,  # None: the SDK's own, OPENAI_BASE_URL included
+            max_retries=0,
+            http_client=http_client(),
+            default_headers=self.headers,
+        )
+        # OpenAI's newer models reject `max_tokens`; many other servers of the protocol know nothing else.
+        own = self._client.base_url.host.endswith((".openai.com", ".azure.com"))
+        self._max_tokens_field = "max_completion_tokens" if own else "max_tokens"
+
+    def open(self, request: ChatRequest, target: Target, clock: Clock, *, request_id: str) -> Upstream:
+        try:
+            response = self._client.post(
+                "/chat/completions",
+                body=self.payload(request, target),
+                options={
+                    "timeout": clocked(clock, connect_s=target.timeouts.connect_s),
+                    "headers": {"X-Request-ID": request_id},
+                },
+                cast_to=httpx2.Response,
+                stream=True,
+                stream_cls=openai.Stream[object],
+            )
+        except openai.OpenAIError as exc:
+            raise sdk_failure(self.name, exc, clock, secret=self._key) from exc
+        start = Started(
+            id=f"chatcmpl-{uuid.uuid4().hex}", model=target.model, provider=self.name, created=int(time.time())
+        )
+        # The declared type is a Stream; with `cast_to=httpx2.Response` the SDK returns just that, unread.
+        raw: Any = response
+        return Upstream(raw, OpenAIChatReader(start, secret=self._key, keep_model=self.keep_model))
+
+    def close(self) -> None:
+        self._client.close()
+
+    def payload(self, request: ChatRequest, target: Target) -> dict[str, Any]:
+        """The body to send: the client's own where it speaks this protocol, otherwise the common part of it."""
+        if request.dialect == "openai":
+            body = dict(request.body)
+        else:
+            refuse_foreign(request, target)
+            messages = [{"role": "system", "content": request.system}] if request.system else []
+            messages += [{"role": message.role, "content": message.text} for message in request.messages]
+            common = {
+                "messages": messages,
+                self._max_tokens_field: request.max_tokens,
+                "temperature": request.temperature,
+                "top_p": request.top_p,
+                "stop": list(request.stop) or None,
+            }
+            body = {name: value for name, value in common.items() if value is not None}
+        # Usage is always asked for: our own books need it; whether the client sees it is its format's business.
+        options = {**(body.get("stream_options") or {}), "include_usage": True}
+        return {**body, "model": target.model, "stream": True, "stream_options": options}

@@ -1,0 +1,64 @@
+"""The two bodies an answer can have: a stream, written batch by batch, or one JSON object.
+
+A stream's generator must not raise. Flask's error handlers never see it, gunicorn cuts the body without its last
+chunk, and an `OSError` (a broken upstream socket, say) it even takes for the client's departure and logs nothing. So
+whatever happens in here becomes an error event, and the body ends properly. The one thing that passes is
+`GeneratorExit`: the server closes the generator when a write fails, which is how a departed client is noticed.
+
+Flask's `stream_with_context` gives the generator the view's contexts again (and runs teardown functions a second
+time, at the stream's end). Nothing in our own stream uses them; an embedding app's code that runs at the end of one
+may.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from flask import Response, stream_with_context
+
+from ..errors import Internal
+from ..events import Event, Failed, Finished
+from ..formats import Encoder
+from ..formats.base import json_bytes
+
+log = logging.getLogger("sluiceway")
+
+Batches = Generator[list[Event], None, None]
+
+# Right behind every proxy we know of: no cache and no compressor may wait for more of the body, and nginx does not
+# buffer it (it strips X-Accel-Buffering). Never `Connection`: it is the server's.
+STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+
+
+def streamed(first: list[Event], rest: Batches, encoder: Encoder, mimetype: str) -> Response:
+    """The response of an answer whose first batch is known. Closing it closes `rest`, also if it never started."""
+    # `mimetype`, not `content_type`: Flask adds the charset, without which `requests` reads UTF-8 as Latin-1.
+    response = Response(stream_with_context(_written(first, rest, encoder)), mimetype=mimetype, headers=STREAM_HEADERS)
+    # A generator that was never started has no `finally` to run; this covers a client that is gone before the first
+    # byte.
+    response.call_on_close(rest.close)
+    return response
+
+
+def whole(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON response."""
+    return Response(json_bytes(value), status, mimetype="application/json", headers=dict(headers or {}))
+
+
+def _written(first: list[Event], rest: Batches, encoder: Encoder) -> Generator[bytes, None, None]:
+    ended = False
+    try:
+        batch: list[Event] | None = first
+        while batch is not None:
+            ended = isinstance(batch[-1], Finished | Failed)
+            if data := encoder.feed(batch):
+                yield data
+            batch = None if ended else next(rest, None)
+    except Exception:
+        log.exception("a stream failed by a defect of ours")
+    finally:
+        rest.close()
+    if not ended:
+        yield encoder.feed([Failed(error=Internal("the stream failed inside the service; try again"))])

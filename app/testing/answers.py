@@ -1,0 +1,206 @@
+"""What the fake provider says: a pure function of the model name, so that a test can compare whole texts word for word.
+
+    answer("fake-n5").text                      the five words
+    text_after("fake-n20-cut5", 5)              what had arrived when the line was cut
+    answer("fake-tool1-once", tools=["clock"])  a call of `clock`; with step=1 the text that follows its result
+
+The answer does not depend on the wire: call ids, text and counts are the same from `/v1/chat/completions` and
+`/v1/messages`. A fault never changes the answer, only how much of it arrives. `max_tokens` and the like are recorded,
+not obeyed.
+"""
+
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal, NamedTuple
+
+from .behaviour import Behaviour, parse
+
+INPUT_TOKENS = 25
+
+_WORDS = (
+    "water", "gate", "river", "lock", "stone", "bridge", "keeper", "morning", "lantern", "barge", "quiet",
+    "current", "valley", "turning", "wheel", "iron", "rope", "hand", "slow", "mill", "chain", "field",
+    "harvest", "letter", "north", "signal", "copper", "evening", "market", "narrow", "passage", "open", "tide",
+    "carry", "engine", "silver", "path", "winter", "garden", "boat", "light", "measure", "level", "basin",
+    "steady", "weather", "ladder", "moss", "timber", "crossing", "anchor", "ferry", "summer", "bank", "reed",
+    "heron", "channel", "delta",
+)  # fmt: skip
+_UNICODE_WORDS = (  # sixteen, so that the default sixteen tokens hold every one of them
+    "café", "naïve", "東京", "👩‍💻", "Zürich", "данные", "🇨🇭", "e\u0301te\u0301", "مرحبا", "🌊", "语",
+    "line\u2028separator", "next\u0085line", 'say "hi"', "back\\slash", "new\nline",
+)  # fmt: skip
+MARKDOWN = """\
+# Locks & sluices
+
+A *sluice* lets water through **in steps**:
+
+- raise the `paddle`
+- wait for the level
+- open the gate
+
+```python
+def fill(level: float) -> float:
+    return level + 0.1  # <b>not bold</b>
+```
+
+<script>window.hacked=1</script>
+<img src=x onerror="window.hacked=2">
+[link](javascript:alert(1))
+
+| gate | level |
+|------|------:|
+| top  |   3.2 |
+| tail |   0.4 |
+
+Done.
+"""
+
+
+class ToolCall(NamedTuple):
+    """`arguments` is JSON text, as it goes over the wire."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallStarted:
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallArguments:
+    index: int
+    fragment: str
+
+
+Delta = Reasoning | Text | CallStarted | CallArguments
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer; `deltas` are its pieces in the order they are sent. `finish_reason` is in OpenAI's words."""
+
+    text: str
+    reasoning: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    input_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    deltas: tuple[Delta, ...] = field(repr=False)
+
+
+def answer(model: str, prompt: str = "", *, tools: Sequence[str] = (), step: int = 0) -> Answer:
+    """The answer to a request.
+
+    `prompt` is the last user message's text (read by `echo`), `tools` the names the request offers (calls take them
+    in turn, `get_weather` if there are none), `step` how many assistant messages with tool calls the conversation
+    holds already. Raises UnknownPart.
+    """
+    return compose(parse(model), prompt, tools, step)
+
+
+def text_after(model: str, tokens: int, prompt: str = "") -> str:
+    """The text within the answer's first `tokens` tokens: what a client holds when `cut5`, `stall5`, ... strikes."""
+    counted = (delta for delta in answer(model, prompt).deltas if isinstance(delta, Text | CallArguments))
+    return "".join(delta.text for delta in islice(counted, tokens) if isinstance(delta, Text))
+
+
+def compose(behaviour: Behaviour, prompt: str, tools: Sequence[str], step: int) -> Answer:
+    """`answer` for a model name already read."""
+    calls = _tool_calls(behaviour, tools, step)
+    reasoning = [Reasoning(text) for text in _words(_WORDS, behaviour.think, f"{behaviour.name} thinks")]
+    texts = [Text(text) for text in _texts(behaviour, prompt, has_calls=bool(calls))]
+    deltas: list[Delta] = [*reasoning, *texts]
+    for index, call in enumerate(calls):
+        deltas.append(CallStarted(index, call.id, call.name))
+        deltas += [CallArguments(index, fragment) for fragment in re.findall(r"(?s).{1,7}", call.arguments)]
+    return Answer(
+        text="".join(delta.text for delta in texts),
+        reasoning="".join(delta.text for delta in reasoning),
+        tool_calls=calls,
+        finish_reason="length" if behaviour.length else "tool_calls" if calls else "stop",
+        input_tokens=INPUT_TOKENS,
+        output_tokens=sum(not isinstance(delta, CallStarted) for delta in deltas),
+        reasoning_tokens=len(reasoning),
+        deltas=tuple(deltas),
+    )
+
+
+def compose_for(behaviour: Behaviour, body: dict[str, Any]) -> Answer:
+    """The answer to a request body of either protocol; all that differs here is where a tool keeps its name."""
+    messages = [message for message in body.get("messages", []) if isinstance(message, dict)]
+    prompts = [message.get("content") for message in messages if message.get("role") == "user"]
+    offered = [tool.get("function", tool).get("name", "") for tool in body.get("tools") or []]
+    step = sum(_calls_tools(message) for message in messages if message.get("role") == "assistant")
+    texts = [block["text"] for block in _blocks(prompts[-1] if prompts else None) if block.get("type") == "text"]
+    return compose(behaviour, "".join(texts), offered, step)
+
+
+def _blocks(content: Any) -> list[dict[str, Any]]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return [block for block in content or [] if isinstance(block, dict)]
+
+
+def _calls_tools(message: dict[str, Any]) -> bool:
+    blocks = _blocks(message.get("content"))
+    return bool(message.get("tool_calls")) or any(block.get("type") == "tool_use" for block in blocks)
+
+
+def _texts(behaviour: Behaviour, prompt: str, *, has_calls: bool) -> list[str]:
+    if behaviour.echo:
+        return re.findall(r"\s*\S+|\s+\Z", prompt)[: behaviour.tokens]
+    if behaviour.markdown:
+        return re.findall(r"\s*\S{1,5}|\s+\Z", MARKDOWN)[: behaviour.tokens]
+    if behaviour.big_kb is not None:
+        size = behaviour.big_kb * 1024
+        filler = "".join(_words(_WORDS, size // 4, behaviour.name))  # no word with its blank is under four characters
+        return [filler[:size]] * (1 if behaviour.tokens is None else behaviour.tokens)
+    default = 0 if has_calls else 16
+    count = default if behaviour.tokens is None else behaviour.tokens
+    return _words(_UNICODE_WORDS if behaviour.unicode else _WORDS, count, behaviour.name)
+
+
+def _words(words: Sequence[str], count: int, seed: str) -> list[str]:
+    """`count` tokens in sentences of eight, one of them numbered: a lost or doubled stretch shows in a diff."""
+    offset = zlib.crc32(seed.encode())
+    tokens = []
+    for index in range(count):
+        word = words[(offset + index * 7) % len(words)] + (str(index) if index % 8 == 5 else "")
+        if index % 8 == 0:
+            word = word[0].upper() + word[1:]
+        tokens.append((" " if index else "") + word + ("." if index % 8 == 7 else ""))
+    return tokens
+
+
+def _tool_calls(behaviour: Behaviour, tools: Sequence[str], step: int) -> tuple[ToolCall, ...]:
+    if behaviour.once and step:
+        return ()
+    names = tools or ["get_weather"]
+    return tuple(
+        ToolCall(
+            id=f"call_{behaviour.name}_{step}_{index}",
+            name=names[index % len(names)],
+            arguments=json.dumps({"city": f"Zürich 東京 🌧 {index}", "days": index + 1}, ensure_ascii=False),
+        )
+        for index in range(behaviour.tools)
+    )

@@ -1,0 +1,37 @@
+"""`/healthz`: the process is alive. `/readyz`: it may take traffic; the embedded model, where it is on, serves."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from ..local_model import is_ready
+from ..response import whole
+from .serving import dress, house
+
+door = Blueprint("sluiceway_ops", __name__)
+dress(door, "native")
+
+
+@door.get("/healthz")
+def healthz() -> Response:
+    return whole({"status": "ok"})
+
+
+@door.get("/readyz")
+def readyz() -> Response:
+    waiting = _waiting_for()
+    if waiting:
+        return whole({"status": "not ready", "waiting_for": waiting}, 503, {"Retry-After": "1"})
+    return whole({"status": "ready"})
+
+
+def _waiting_for() -> list[str]:
+    settings = house().settings
+    if not settings.local_enabled:
+        return []
+    local = settings.local
+    if local.port is None:
+        return ["the embedded model: its process is started by gunicorn.conf.py (make run)"]
+    if not is_ready(local.port, local.api_key or ""):
+        return ["the embedded model: loading, or stopped; see the server's log"]
+    return []

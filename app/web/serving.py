@@ -1,0 +1,180 @@
+"""What every door does with a request: who asks, what body, which target, which shape an error takes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic_core
+from flask import Blueprint, Flask, Request, Response, current_app, g, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
+from werkzeug.exceptions import NotFound as WerkzeugNotFound
+
+from ..errors import (
+    Internal,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    SluicewayError,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from ..flow import House, answer
+from ..formats import FORMATS
+from ..registry import nearest
+from ..response import whole
+
+log = logging.getLogger("sluiceway")
+
+EXTENSION = "sluiceway"
+_GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def house() -> House:
+    """What the current app's `Sluiceway` extension built."""
+    found: House = current_app.extensions[EXTENSION].house
+    return found
+
+
+def request_id() -> str:
+    """This request's id: the client's `X-Request-ID` where it is a sane one, otherwise ours."""
+    if "sluiceway_request_id" not in g:
+        given = request.headers.get("X-Request-ID", "")
+        g.sluiceway_request_id = given if _GOOD_ID.fullmatch(given) else uuid.uuid4().hex
+    known: str = g.sluiceway_request_id
+    return known
+
+
+def serve(
+    format_name: str,
+    *,
+    provider: str | None = None,
+    at: str | None = None,
+    body: Mapping[str, Any] | None = None,
+) -> Response:
+    """Answer the current request in a format. `provider` is the route's own, for bare model names; `at` is one that the
+    route names itself. `body` stands for the request's where that has none (GET)."""
+    here = house()
+    form = FORMATS[format_name]()
+    authorize(here, request)
+    asked = form.parse(json_body(here, request) if body is None else body, _lower(request))
+    if at is not None:
+        target = here.targets.find_at(at, asked.model)
+    else:
+        target = here.targets.find(asked.model, provider=provider)
+    return answer(here, form, asked, target, request_id=request_id())
+
+
+def _lower(request: Request) -> dict[str, str]:
+    return {name.lower(): value for name, value in request.headers.items()}
+
+
+def authorize(here: House, request: Request) -> None:
+    """Raises `Unauthorized` unless a known key is given as `Authorization: Bearer` or `x-api-key`, or none is set."""
+    accepted = here.settings.server.api_keys_sha256
+    if not accepted:
+        return
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    if not given:
+        raise Unauthorized("an API key is required: send Authorization: Bearer KEY or x-api-key: KEY")
+    digest = hashlib.sha256(given.encode()).hexdigest()
+    if not any(hmac.compare_digest(digest, known.lower()) for known in accepted):
+        raise Unauthorized("this API key is not accepted")
+
+
+def json_body(here: House, request: Request) -> Mapping[str, Any]:
+    """The request's JSON object. The media type is not insisted on (`curl -d` says form), with one exception: a page of
+    another site may post a form without asking the browser's permission, so that is refused."""
+    limit = here.settings.server.max_body_bytes
+    if request.headers.get("Sec-Fetch-Site") == "cross-site" and not request.is_json:
+        raise UnsupportedMediaType("send Content-Type: application/json")
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("send the body uncompressed: Content-Encoding is not supported on requests")
+    request.max_content_length = limit
+    try:
+        raw = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise PayloadTooLarge(f"the body is larger than {limit} bytes (server.max_body_bytes)") from None
+    except Exception as exc:  # the server's own, for a body whose framing is broken; it has no common class
+        raise InvalidRequest("the body can't be read: it ended early or its chunks are malformed") from exc
+    if not raw:
+        raise InvalidRequest("the body is empty; send a JSON object")
+    try:
+        body = pydantic_core.from_json(raw, allow_inf_nan=False)
+    except ValueError as exc:
+        raise InvalidRequest(f"the body is not valid JSON: {exc}") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest(f"the body must be a JSON object, not {_json_name(body)}")
+    return body
+
+
+def _json_name(value: object) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
+
+
+def query_body(request: Request, fields: tuple[str, ...]) -> dict[str, Any]:
+    """The query string as a body, for GET. Raises `InvalidRequest` for an unknown parameter, or a doubled one."""
+    for name, values in request.args.lists():
+        if name not in fields:
+            raise InvalidRequest(f"unknown parameter {name!r}; {nearest(name, fields)}", param=name)
+        if len(values) > 1:
+            raise InvalidRequest(f"{name} is given more than once", param=name)
+    return dict(request.args)
+
+
+def error_response(error: SluicewayError, format_name: str) -> Response:
+    """`error` before the first byte, in the format's shape."""
+    value = FORMATS[format_name]().error(error, request_id())
+    return whole(value, error.http_status, error.headers)
+
+
+def dress(owner: Blueprint | Flask, format_name: str) -> None:
+    """Make every failure of `owner`'s views JSON in the format's shape, and every answer carry `X-Request-ID`."""
+
+    def failed(exc: Exception) -> Response:
+        return error_response(_ours(exc), format_for(request.path) if isinstance(owner, Flask) else format_name)
+
+    def stamped(response: Response) -> Response:
+        response.headers.setdefault("X-Request-ID", request_id())
+        return response
+
+    owner.register_error_handler(Exception, failed)
+    owner.after_request(stamped)
+
+
+def format_for(path: str) -> str:
+    """Whose shape an error wears where no door was reached (unknown route, wrong method): told by the path."""
+    if path.startswith("/v1/messages"):
+        return "anthropic_messages"
+    return "openai_chat" if path.startswith("/v1/") and not path.startswith("/v1/streams") else "native"
+
+
+def _ours(exc: Exception) -> SluicewayError:
+    match exc:
+        case SluicewayError():
+            return exc
+        case WerkzeugMethodNotAllowed():
+            allow = sorted(exc.valid_methods or ())
+            return MethodNotAllowed(f"{request.method} is not answered here; use {' or '.join(allow)}", allow=allow)
+        case WerkzeugNotFound():
+            return NotFound(f"no such route: {request.path}; {nearest(request.path, _routes())}")
+        case RequestEntityTooLarge():
+            return PayloadTooLarge("the body is too large")
+        case HTTPException() if exc.code is not None and exc.code < 500:
+            return InvalidRequest(exc.description or exc.name)
+        case _:
+            log.error("%s a request failed by a defect of ours", request_id(), exc_info=exc)
+            return Internal("the service failed; try again, and name the request id if it stays so")
+
+
+def _routes() -> list[str]:
+    return sorted({rule.rule for rule in current_app.url_map.iter_rules() if rule.endpoint != "static"})

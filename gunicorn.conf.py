@@ -1,0 +1,113 @@
+"""How gunicorn runs Sluiceway: `gunicorn wsgi:app` reads this file by itself; GUNICORN_CMD_ARGS overrides any setting.
+
+The master never imports `app` (nor anything of it), or a HUP would reload workers with the old code still in place.
+"""
+
+# Before every other import, in the master. A gevent worker patches by itself, but only after the fork: with
+# preload_app the app's modules would be there unpatched already, and TLS fails in them.
+from gevent import monkey
+
+monkey.patch_all()
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+# Many streams of small pieces a process; beside plain gevent, pywsgi changes headers and answers HTTP/1.0 wrongly.
+worker_class = "gevent"
+
+# Loopback, because by default the server is open. Beyond it stands nginx, or keys in [server] api_keys_sha256.
+bind = "127.0.0.1:8000"
+
+# A worker is one core's worth: two let one answer while the other is replaced or busy. More cores: WEB_CONCURRENCY.
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+
+# Connections a worker accepts. Beyond it they hang in the backlog without an answer, so the app refuses long before
+# ([server] max_streams = 1000, with 503 and Retry-After), and health checks and idle connections still get in.
+worker_connections = 4000
+
+# Seconds an idle connection is kept. Long enough for a page's next request, short because idle connections hold up a
+# shutdown for as long. Behind nginx: `keepalive 0` upstream, or it reuses one in the moment we close it (502).
+keepalive = 5
+
+# Above [server] drain_s = 20: streams end by themselves with a final event before they are cut. The kill delay of
+# whatever stops us must be longer still.
+graceful_timeout = 30
+
+# A worker whose event loop did not turn for this long is replaced. No limit on a stream: streaming turns the loop.
+timeout = 30
+
+# Never retire a worker by count: it closes its listener at once, and its successor starts only after its last stream.
+max_requests = 0
+
+# The app logs one line per stream at its end, when the outcome is known. --access-logfile=- gives gunicorn's as well.
+accesslog = None
+
+# Its default place is one per user: a second server takes it from the first. Signals do all that is needed.
+control_socket_disable = True
+
+
+# The embedded model (app/local_model.py) is a process beside the workers, started and ended with the server. It learns
+# its port and key as the workers do, from the environment; a port that is set already means that somebody else runs
+# the model. A second execution of this file, on HUP, keeps what the first one chose.
+
+_PORT, _KEY = "SLUICEWAY_LOCAL__PORT", "SLUICEWAY_LOCAL__API_KEY"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+_starts_model = _PORT not in os.environ
+if _starts_model:
+    os.environ[_PORT] = str(_free_port())
+    os.environ[_KEY] = "local-" + secrets.token_hex(16)  # a prefix, as settings would read bare digits as a number
+
+
+def _start_model() -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "app.local_model", str(os.getpid())],
+        cwd=Path(__file__).parent,
+        stdin=subprocess.DEVNULL,
+        # Out of the terminal's foreground group: Ctrl-C reaches the master only, which ends the workers' streams first.
+        start_new_session=True,
+    )
+
+
+# The handle is kept on the arbiter, because after HUP these functions are others, in a new namespace.
+
+
+def when_ready(server: Any) -> None:
+    # Not on_starting: an address in use ends the master between the two, without on_exit.
+    server.local_model = _start_model() if _starts_model else None
+
+
+def on_reload(server: Any) -> None:
+    # It ends by itself when it is not wanted, and the new configuration may want it.
+    if server.local_model is not None and server.local_model.poll() is not None:
+        server.local_model = _start_model()
+
+
+def pre_exec(server: Any) -> None:
+    # USR2: the new master starts a model of its own, also after a HUP, when our values pass for the user's.
+    if server.local_model is not None:
+        for name in (_PORT, _KEY):
+            server.cfg.env_orig.pop(name, None)
+
+
+def on_exit(server: Any) -> None:
+    # Not reached when the master is killed: then the model sees that its parent is gone.
+    model = server.local_model
+    if model is None or model.poll() is not None:
+        return
+    model.terminate()
+    try:
+        model.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        model.kill()
