@@ -11,6 +11,7 @@ monkey.patch_all()
 
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -49,6 +50,12 @@ accesslog = None
 
 # Its default place is one per user: a second server takes it from the first. Signals do all that is needed.
 control_socket_disable = True
+
+
+def post_worker_init(worker: Any) -> None:
+    # Ctrl-C reaches the whole foreground group; the master alone acts on it. A worker that got both the terminal's
+    # SIGINT and the master's SIGQUIT would end with a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 # The embedded model (app/local_model.py) is a process beside the workers, started and ended with the server. It learns

@@ -75,10 +75,7 @@ def main() -> None:
 
     path = settings.local.path or Path(sys.prefix, "local-model")
     server = _serve(path, settings.local.port, settings.local.api_key, settings.local.threads or _cores())
-    while os.getppid() == parent:
-        time.sleep(PARENT_POLL_S)
-    del server  # alive until here: its end is the end of serving
-    os._exit(0)  # its threads may be in the middle of an answer; nobody reads it any more
+    _hold(server, parent)
 
 
 def _serve(path: Path, port: int, api_key: str | None, threads: int) -> object:
@@ -113,6 +110,13 @@ def _serve(path: Path, port: int, api_key: str | None, threads: int) -> object:
         return xllamacpp.Server(params)
     except RuntimeError as exc:
         _give_up(f"llama.cpp did not start on port {port}: {exc}")
+
+
+def _hold(server: object, parent: int) -> NoReturn:
+    """Keep `server` alive as long as the parent lives, then end without its destructor: that one can wait forever."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    os._exit(0)
 
 
 def _weights(path: Path) -> Path:

@@ -773,7 +773,7 @@ def test_times_fails_so_often_and_then_is_well(client: Client, fake_provider: Fa
 
 # Leaving.
 
-WAITS = ["stall0", "stall5", "stall5-drip", "f60000", "i60000", "slow60000", "n100000-i1"]
+WAITS = ["stall0", "stall5", "stall5-drip", "f60000", "i60000", "slow60000", "n9000-i1"]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -865,7 +865,7 @@ def test_another_key_is_refused_in_the_wires_own_shape(stream: bool) -> None:
 
 
 def test_a_key_is_needed_and_any_will_do(fake_provider: FakeProvider) -> None:
-    body = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
+    body: dict[str, Any] = {"model": "fake", "messages": [{"role": "user", "content": "hi"}]}
     for headers, status in [({}, 401), ({"x-api-key": "a"}, 200), ({"Authorization": "Bearer b"}, 200)]:
         response = requests.post(fake_provider.url + CHAT, json=body, headers=headers, timeout=10)
         assert response.status_code == status
@@ -1026,7 +1026,7 @@ def test_close_leaves_nothing_behind() -> None:
         provider.wait_for(lambda stats: stats.open_streams == 3 and stats.connections == 4)
         provider.close()
         provider.close()
-        assert set(threading.enumerate()) == before
+        assert set(threading.enumerate()) <= before
         assert idle.sock.recv(1) == b""
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{provider.url}/stats", timeout=10)

@@ -103,8 +103,9 @@ class Connection:
                 return
 
     def close(self, *, reset: bool = False) -> None:
-        """End with FIN, or with RST."""
+        """End with FIN, or with RST; either way what was written before arrives, if the client takes it within a second."""
         if reset:
+            self._drain()
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         else:
             self.interrupt()
@@ -114,6 +115,13 @@ class Connection:
         """From any thread: the serving thread sees the connection end, whatever it waits for."""
         with contextlib.suppress(OSError):  # already closed, by either side
             self._sock.shutdown(socket.SHUT_RDWR)
+
+    def _drain(self) -> None:
+        """Wait until the kernel has sent everything: a reset throws away what is still queued, and many small chunks are."""
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1)  # writable now means: nothing is unsent
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        poll.poll(1000)
 
     def _read_body(self, headers: dict[str, str]) -> bytes:
         if headers.get("transfer-encoding", "").lower() != "chunked":

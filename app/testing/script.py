@@ -118,8 +118,7 @@ def _stream(call: Call, wire: Wire, answer: Answer) -> Iterator[Step]:
     due_s = max(behaviour.headers_s, behaviour.first_token_s)
     tokens = 0
     paced_before = False
-    frames = list(wire.frames(call, answer))
-    for index, frame in enumerate(frames):
+    for frame, is_last in _with_last_marked(wire.frames(call, answer)):
         yield WaitUntil(due_s)  # here for the first frame, and for every other a look whether the client is still there
         while faults and faults[0][0] == tokens:
             _, fault = faults.pop(0)
@@ -135,11 +134,19 @@ def _stream(call: Call, wire: Wire, answer: Answer) -> Iterator[Step]:
                 yield WaitUntil(due_s)
             paced_before = True
         tokens += frame.counted
-        if index == len(frames) - 1:
+        if is_last:
             yield Ended("completed")
         yield from _sent(framer, frame)
     yield from (Send(chunk) for chunk in framer.finish())
     yield Send(LAST_CHUNK)
+
+
+def _with_last_marked(frames: Iterator[Frame]) -> Iterator[tuple[Frame, bool]]:
+    frame = next(frames)  # every wire has an opening frame
+    for following in frames:
+        yield frame, False
+        frame = following
+    yield frame, True
 
 
 def _broken_off(

@@ -69,7 +69,8 @@ function lex(source, links) {
   return lexer.lex(source);
 }
 
-function paint(tokens) {
+/** Tokens to nodes. */
+export function paint(tokens) {
   const fragment = purify.sanitize(marked.parser(tokens), ALLOWED);
   for (const pre of fragment.querySelectorAll("pre")) pre.replaceWith(codeBlock(pre));
   for (const table of fragment.querySelectorAll("table")) {

@@ -1,0 +1,123 @@
+"""What the tests share: a fake provider, the real server in front of it, and no skipping under CI."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from app.testing import FakeProvider
+
+pytest_plugins = ["app.testing"]
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Under CI a skip is a failure: a check that did not run has shown nothing."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped under CI: {report.longrepr}"
+    return report
+
+
+def eventually(condition: Callable[[], Any], *, within_s: float = 10.0, what: str = "the condition") -> Any:
+    """Poll until `condition()` is true, and return what it gave; fails after a generous deadline."""
+    deadline = time.monotonic() + within_s
+    while True:
+        if result := condition():
+            return result
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come to hold within {within_s:g} s")
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Service:
+    """A real gunicorn with the project's own configuration. `log` is everything it has printed so far."""
+
+    def __init__(self, env: dict[str, str], log_file: Path, *args: str, app: str = "wsgi:app") -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log_file = log_file
+        keys = ("OPENAI_", "ANTHROPIC_", "SLUICEWAY_", "GUNICORN_", "WEB_CONCURRENCY")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(keys)}
+        with log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{self.port}", *args],
+                cwd=ROOT,
+                env={**clean, "PYTHONUNBUFFERED": "1", **env},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        eventually(self._answers, within_s=30, what="the server's first answer")
+
+    @property
+    def log(self) -> str:
+        return self._log_file.read_text("utf-8", "replace")
+
+    def _answers(self) -> bool:
+        if self.process.poll() is not None:
+            pytest.fail(f"the server did not start:\n{self.log}")
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(f"{self.url}/healthz", timeout=5).status_code == 200
+        return False
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
+    """`start_service(env, *gunicorn_args) -> Service`; stopped at the end of the session at the latest."""
+    started: list[Service] = []
+
+    def start(env: dict[str, str] | None = None, *args: str, app: str = "wsgi:app") -> Service:
+        log = tmp_path_factory.mktemp("service") / "log"
+        service = Service(env or {}, log, *(args or ("--workers", "1")), app=app)
+        started.append(service)
+        return service
+
+    yield start
+    for service in started:
+        service.stop()
+
+
+@pytest.fixture(scope="session")
+def server(start_service: Callable[..., Service], fake_provider_server: FakeProvider) -> Service:
+    """The service in front of the fake provider, with short clocks so that silence ends soon."""
+    return start_service(
+        {
+            **fake_provider_server.env,
+            "SLUICEWAY_TIMEOUTS__FIRST_TOKEN_S": "1.5",
+            "SLUICEWAY_TIMEOUTS__IDLE_S": "1.5",
+            # An error in the hub's loop is an error of ours: gevent reports greenlets that block it.
+            "GEVENT_MONITOR_THREAD_ENABLE": "1",
+            "GEVENT_MAX_BLOCKING_TIME": "1.0",
+        }
+    )
