@@ -110,14 +110,12 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
 @pytest.fixture(scope="session")
 def server(start_service: Callable[..., Service], fake_provider_server: FakeProvider) -> Service:
-    """The service in front of the fake provider, with short clocks so that silence ends soon."""
-    return start_service(
-        {
-            **fake_provider_server.env,
-            "SLUICEWAY_TIMEOUTS__FIRST_TOKEN_S": "1.5",
-            "SLUICEWAY_TIMEOUTS__IDLE_S": "1.5",
-            # An error in the hub's loop is an error of ours: gevent reports greenlets that block it.
-            "GEVENT_MONITOR_THREAD_ENABLE": "1",
-            "GEVENT_MAX_BLOCKING_TIME": "1.0",
-        }
-    )
+    """The service in front of the fake provider, as it comes."""
+    return start_service(fake_provider_server.env)
+
+
+@pytest.fixture(scope="session")
+def impatient_server(start_service: Callable[..., Service], fake_provider_server: FakeProvider) -> Service:
+    """The same with clocks of half a second, for tests in which the provider falls silent."""
+    clocks = {"SLUICEWAY_TIMEOUTS__FIRST_TOKEN_S": "0.5", "SLUICEWAY_TIMEOUTS__IDLE_S": "0.5"}
+    return start_service({**fake_provider_server.env, **clocks})

@@ -81,7 +81,7 @@ _CONTEXT_LENGTH = re.compile(
     r"|exceeds? the (available )?context|context window",
     re.IGNORECASE,
 )
-_CONTENT_FILTER = re.compile(r"content_filter|content management policy|content_policy_violation", re.IGNORECASE)
+_CONTENT_FILTER = re.compile(r"content_filter|content (management|filtering) policy|content_policy_violation", re.IGNORECASE)
 
 # 408 and 409 are the provider's "not now" as much as a 5xx is; 529 is Anthropic's "overloaded".
 _AUTH = frozenset({401, 403})
@@ -108,7 +108,7 @@ def provider_failure(
         return ProviderAuth(f"provider {provider!r} refused our key; the operator has to check it")
     if status == 429 or (status is None and re.search(r"rate_limit|insufficient_quota", kind)):
         return ProviderRateLimited(f"provider {provider!r} is limiting our rate{saying}", retry_after_s=retry_after_s)
-    if (status is not None and status >= 500) or (status is None and re.search(r"overloaded", kind)):
+    if (status is not None and status >= 500) or (status is None and re.search(r"overloaded|server_error|api_error", kind)):
         return ProviderOverloaded(f"provider {provider!r} can't answer now{saying}", retry_after_s=retry_after_s)
     if status in _UNAVAILABLE:
         return ProviderUnavailable(f"provider {provider!r} asks to try again{saying}", retry_after_s=retry_after_s)

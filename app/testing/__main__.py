@@ -20,12 +20,14 @@ def main() -> None:
     parser.add_argument("--api-key", help="refuse every other key with a 401 (default: take any)")
     options = parser.parse_args()
 
-    with FakeProvider(host=options.host, port=options.port, api_key=options.api_key) as provider:
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # around everything: Ctrl-C may come before the first line is out
+        FakeProvider(host=options.host, port=options.port, api_key=options.api_key) as provider,
+    ):
         print(f"fake provider on {provider.url}, numbers at {provider.url}/stats\n")
         print("\n".join(f"export {name}={value}" for name, value in provider.env.items()))
         print(f"\nmodel names: any word, then parts split by '-', as in fake-n30-i20-stall5\n\n{grammar()}", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ otherwise pass for nothing.
 
 A *token* here is one delta of content: a piece of text, or a fragment of a tool call's arguments. Reasoning is paced
 but not counted, so `stall5` means five tokens of the answer, with and without `think2`, and `text_after(model, 5)` is
-what arrived.
+what arrived. Of several faults the earliest strikes; one past the answer's last token never does.
 """
 
 import difflib

@@ -103,7 +103,7 @@ class Connection:
                 return
 
     def close(self, *, reset: bool = False) -> None:
-        """End with FIN, or with RST; either way what was written before arrives, if the client takes it within a second."""
+        """End with FIN, or with RST. What was written arrives first (RST: what the client takes within a second)."""
         if reset:
             self._drain()
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -117,7 +117,7 @@ class Connection:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def _drain(self) -> None:
-        """Wait until the kernel has sent everything: a reset throws away what is still queued, and many small chunks are."""
+        """Wait until the kernel has sent everything: a reset throws away what is queued, and many small chunks are."""
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1)  # writable now means: nothing is unsent
         poll = select.poll()
         poll.register(self._sock, select.POLLOUT)

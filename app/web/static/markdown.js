@@ -5,7 +5,8 @@
 // stands there (`morph`), so that selections and scroll positions inside it survive. Two traps:
 //
 // - "Finished" is decided on whole lines only. In "1. a\n\n2" the 2 is a paragraph until a dot makes it the next item.
-// - A link definition may come after the paragraph that uses it. Then `finish` renders the whole text once more.
+// - A link definition, "[name]: address", may come after the paragraph that uses it, or inside another block. Where
+//   there could be one, `finish` renders the whole text once more.
 //
 // With them the rule holds, and a test cuts documents at every position to show it: after `finish` the page shows what
 // rendering the whole text at once shows.
@@ -23,7 +24,7 @@ const escape = (text) =>
 // Models use these where Markdown has no sign for it; they carry no attributes and load nothing.
 const HARMLESS = /^<(?:br\s*\/?|\/?(?:sub|sup|kbd|mark|b|i|u|s))>$/i;
 
-const listing = (html) => `<pre><code class="language-html">${escape(html)}</code></pre>\n`;
+const listing = (html) => `<pre><code class="language-html">${escape(html.trimEnd())}</code></pre>\n`;
 
 const marked = new Marked({
   gfm: true,
@@ -113,10 +114,8 @@ function element(name, attributes, ...children) {
 export class Blocks {
   tail = "";
   links = {};
-  lateDefinition = false;
   #heldCR = false;
   #newLine = false;
-  #any = false;
 
   feed(text) {
     if (this.#heldCR) text = "\r" + text;
@@ -125,6 +124,13 @@ export class Blocks {
     text = text.replace(/\r\n?/g, "\n");
     this.tail += text;
     this.#newLine ||= text.includes("\n");
+  }
+
+  /** The text is over: a CR that was held back is a line end of its own. */
+  finish() {
+    if (!this.#heldCR) return;
+    this.#heldCR = false;
+    this.feed("\n");
   }
 
   /** The tokens of blocks finished since the last call. Their text leaves `tail`. */
@@ -137,10 +143,7 @@ export class Blocks {
     let length = 0;
     for (const token of finished) {
       length += token.raw.length;
-      if (token.type === "def") {
-        this.lateDefinition ||= this.#any;
-        this.links[token.tag] ??= { href: token.href, title: token.title };
-      } else if (token.type !== "space") this.#any = true;
+      if (token.type === "def") this.links[token.tag] ??= { href: token.href, title: token.title };
     }
     this.tail = this.tail.slice(length);
     return finished;
@@ -222,7 +225,8 @@ export class MarkdownView {
   finish() {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
-    if (this.#blocks.lateDefinition || this.#blocks.tail.includes("]:")) morph(this.#root, render(this.#source));
+    this.#blocks.finish();
+    if (this.#source.includes("]:")) morph(this.#root, render(this.#source));
     else this.#paint((tail) => tail);
   }
 

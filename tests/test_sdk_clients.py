@@ -1,0 +1,216 @@
+"""The official Python clients, unmodified, against the real service: what they show is what the provider said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from conftest import Service
+
+from app.testing import FakeProvider, answer
+
+MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
+
+# Every model of one provider through both protocols: same-protocol and across.
+PROVIDERS = ["openai", "anthropic"]
+CONTENTS = ["fake-n12", "fake-n40-uni-split", "fake-n8-comments-crlf", "fake-n8-drip-uni", "fake-n8-len", "fake-big200"]
+
+
+@pytest.fixture
+def gpt(server: Service) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def claude(server: Service) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=server.url, api_key="any", max_retries=0) as client:
+        yield client
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("model", CONTENTS)
+def test_openai_stream(gpt: openai.OpenAI, provider: str, model: str) -> None:
+    want = answer(model)
+    with gpt.chat.completions.create(
+        model=f"{provider}/{model}", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+    ) as stream:
+        chunks = list(stream)
+    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert text == want.text
+    assert [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason] == [
+        want.finish_reason
+    ]
+    usage = chunks[-1].usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (want.input_tokens, want.output_tokens)
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert {chunk.model for chunk in chunks} == {model}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_openai_stream_helper(gpt: openai.OpenAI, provider: str) -> None:
+    """The strictest reader of the protocol: it raises where object, index or role are missing."""
+    with gpt.chat.completions.stream(model=f"{provider}/fake-n12-uni", messages=MESSAGES) as stream:
+        final = stream.until_done().get_final_completion()
+    assert final.choices[0].message.content == answer("fake-n12-uni").text
+    assert final.choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_openai_tool_calls(gpt: openai.OpenAI, provider: str) -> None:
+    want = answer("fake-tool2")
+    with gpt.chat.completions.stream(model=f"{provider}/fake-tool2", messages=MESSAGES) as stream:
+        choice = stream.until_done().get_final_completion().choices[0]
+    assert [(call.id, call.function.name, call.function.arguments) for call in choice.message.tool_calls or []] == [
+        (call.id, call.name, call.arguments) for call in want.tool_calls
+    ]
+    assert choice.finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_openai_reasoning(gpt: openai.OpenAI, provider: str) -> None:
+    with gpt.chat.completions.create(model=f"{provider}/fake-n4-think6", messages=MESSAGES, stream=True) as stream:
+        deltas = [choice.delta for chunk in stream for choice in chunk.choices]
+    want = answer("fake-n4-think6")
+    assert "".join(getattr(delta, "reasoning_content", "") for delta in deltas) == want.reasoning
+    assert "".join(delta.content or "" for delta in deltas) == want.text
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_openai_whole(gpt: openai.OpenAI, provider: str) -> None:
+    want = answer("fake-n12-uni-think2")
+    completion = gpt.chat.completions.create(model=f"{provider}/fake-n12-uni-think2", messages=MESSAGES)
+    assert completion.choices[0].message.content == want.text
+    assert completion.choices[0].finish_reason == "stop"
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == want.output_tokens
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("behaviour", ["err5", "cut5", "rst5", "eof5", "bad5"])
+def test_openai_raises_in_the_middle(gpt: openai.OpenAI, provider: str, behaviour: str) -> None:
+    got: list[str] = []
+    with (
+        pytest.raises(openai.APIError) as raised,
+        gpt.chat.completions.create(model=f"{provider}/fake-i1-{behaviour}", messages=MESSAGES, stream=True) as stream,
+    ):
+        got.extend(choice.delta.content or "" for chunk in stream for choice in chunk.choices)
+    assert raised.value.code in ("stream_broken", "provider_overloaded")
+
+
+def test_openai_errors_before_the_first_token(gpt: openai.OpenAI) -> None:
+    for behaviour, error in (
+        ("e429-ra3", openai.RateLimitError),
+        ("e500", openai.InternalServerError),
+        ("e401", openai.InternalServerError),
+        ("e400", openai.BadRequestError),
+    ):
+        with pytest.raises(error) as raised:
+            gpt.chat.completions.create(model=f"openai/fake-{behaviour}", messages=MESSAGES, stream=True)
+        assert raised.value.request_id
+    with pytest.raises(openai.NotFoundError, match=r"unknown model 'opnai/gpt-5'.*Did you mean"):
+        gpt.chat.completions.create(model="opnai/gpt-5", messages=MESSAGES, stream=True)
+
+
+def test_openai_models(gpt: openai.OpenAI) -> None:
+    assert [model.id for model in gpt.models.list()] == ["openai/gpt-5", "anthropic/claude-opus-4-7"]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("model", CONTENTS)
+def test_anthropic_stream(claude: anthropic.Anthropic, provider: str, model: str) -> None:
+    want = answer(model)
+    with claude.messages.stream(model=f"{provider}/{model}", max_tokens=99, messages=MESSAGES) as stream:
+        text = "".join(stream.text_stream)
+        final = stream.get_final_message()
+    assert text == want.text
+    assert final.stop_reason == {"stop": "end_turn", "length": "max_tokens"}[want.finish_reason]
+    assert (final.usage.input_tokens, final.usage.output_tokens) == (want.input_tokens, want.output_tokens)
+    assert final.model == model
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_anthropic_tool_calls_and_thinking(claude: anthropic.Anthropic, provider: str) -> None:
+    want = answer("fake-n3-tool2-think2")
+    with claude.messages.stream(model=f"{provider}/fake-n3-tool2-think2", max_tokens=99, messages=MESSAGES) as stream:
+        final = stream.get_final_message()
+    assert [block.type for block in final.content] == ["thinking", "text", "tool_use", "tool_use"]
+    thinking, text, *calls = final.content
+    assert thinking.type == "thinking"
+    assert thinking.thinking == want.reasoning
+    assert text.type == "text"
+    assert text.text == want.text
+    assert [(call.id, call.name) for call in calls if call.type == "tool_use"] == [
+        (call.id, call.name) for call in want.tool_calls
+    ]
+    assert final.stop_reason == "tool_use"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_anthropic_whole(claude: anthropic.Anthropic, provider: str) -> None:
+    message = claude.messages.create(model=f"{provider}/fake-n12-uni", max_tokens=99, messages=MESSAGES)
+    assert [block.text for block in message.content if block.type == "text"] == [answer("fake-n12-uni").text]
+    assert message.stop_reason == "end_turn"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("behaviour", ["err5", "cut5", "rst5", "eof5", "bad5"])
+def test_anthropic_raises_in_the_middle(claude: anthropic.Anthropic, provider: str, behaviour: str) -> None:
+    with (
+        pytest.raises(anthropic.APIStatusError),
+        claude.messages.stream(model=f"{provider}/fake-i1-{behaviour}", max_tokens=99, messages=MESSAGES) as stream,
+    ):
+        stream.get_final_message()
+
+
+def test_anthropic_errors_before_the_first_token(claude: anthropic.Anthropic) -> None:
+    for behaviour, error in (
+        ("e429-ra3", anthropic.RateLimitError),
+        ("e529", anthropic.InternalServerError),
+        ("e400", anthropic.BadRequestError),
+    ):
+        with pytest.raises(error) as raised:
+            claude.messages.create(model=f"anthropic/fake-{behaviour}", max_tokens=9, messages=MESSAGES, stream=True)
+        assert raised.value.request_id
+
+
+def test_protocol_fields_go_through_unchanged(
+    gpt: openai.OpenAI, claude: anthropic.Anthropic, fake_provider: FakeProvider
+) -> None:
+    """A field of the client's protocol is the provider's business where that speaks the same."""
+    gpt.chat.completions.create(
+        model="openai/fake-n1",
+        messages=[{"role": "developer", "content": "be brief"}, *MESSAGES],
+        seed=7,
+        logit_bias={"50256": -100},
+        metadata={"team": "blue"},
+        extra_body={"not_in_any_schema": {"deep": [1, None]}},
+    )
+    sent = fake_provider.requests[-1].body
+    assert isinstance(sent, dict)
+    assert {name: sent[name] for name in ("seed", "logit_bias", "metadata", "not_in_any_schema")} == {
+        "seed": 7,
+        "logit_bias": {"50256": -100},
+        "metadata": {"team": "blue"},
+        "not_in_any_schema": {"deep": [1, None]},
+    }
+    assert sent["messages"][0] == {"role": "developer", "content": "be brief"}
+    assert sent["model"] == "fake-n1"
+
+    claude.messages.create(
+        model="anthropic/fake-n1",
+        max_tokens=5,
+        system=[{"type": "text", "text": "be brief", "cache_control": {"type": "ephemeral"}}],
+        messages=MESSAGES,
+        metadata={"user_id": "u1"},
+        extra_headers={"anthropic-beta": "some-beta-2026-01-01"},
+    )
+    request = fake_provider.requests[-1]
+    assert isinstance(request.body, dict)
+    assert request.body["metadata"] == {"user_id": "u1"}
+    assert request.body["system"][0]["cache_control"] == {"type": "ephemeral"}
+    assert request.headers["anthropic-beta"] == "some-beta-2026-01-01"
