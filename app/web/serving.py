@@ -69,7 +69,9 @@ def serve(
         target = here.targets.find_at(at, asked.model)
     else:
         target = here.targets.find(asked.model, provider=provider)
-    return answer(here, form, asked, target, request_id=request_id())
+    response = answer(here, form, asked, target, request_id=request_id())
+    response.headers["X-Request-ID"] = request_id()
+    return response
 
 
 def _lower(request: Request) -> dict[str, str]:
@@ -134,7 +136,7 @@ def query_body(request: Request, fields: tuple[str, ...]) -> dict[str, Any]:
 def error_response(error: SluicewayError, format_name: str) -> Response:
     """`error` before the first byte, in the format's shape."""
     value = FORMATS[format_name]().error(error, request_id())
-    return whole(value, error.http_status, error.headers)
+    return whole(value, error.http_status, {**error.headers, "X-Request-ID": request_id()})
 
 
 def dress(owner: Blueprint | Flask, format_name: str) -> None:
