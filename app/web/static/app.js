@@ -56,8 +56,8 @@ prompt.addEventListener("input", () => {
   refresh();
 });
 prompt.addEventListener("keydown", (event) => {
-  // While an input method composes, Enter picks a candidate.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  // While an input method composes, Enter picks a candidate. Safari says so by 229 alone.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
   event.preventDefault();
   send();
 });

@@ -160,7 +160,7 @@ class Turn {
   take(event) {
     switch (event.type) {
       case "start":
-        this.#parts.model.textContent = event.model.includes("/") ? event.model : `${event.provider}/${event.model}`;
+        this.#parts.model.textContent = `${event.provider}/${event.model}`;
         break;
       case "text":
         this.#meter.token(performance.now());
@@ -216,7 +216,7 @@ class Turn {
   tick() {
     const { ttftMs, tokensPerS, tokens, counted, elapsedS } = this.#meter.at(performance.now());
     const { ttft, rate, tokens: count, elapsed } = this.#parts;
-    say(ttft, ttftMs === null ? "" : `first token ${ttftMs < 9999 ? `${Math.round(ttftMs)} ms` : seconds(ttftMs / 1000)}`);
+    say(ttft, ttftMs === null ? "" : `first token ${ttftMs < 9999 ? `${ttftMs.toFixed()} ms` : seconds(ttftMs / 1000)}`);
     say(rate, tokensPerS === null ? "" : `${tokensPerS.toFixed(tokensPerS < 100 ? 1 : 0)} tokens/s`);
     say(count, tokens ? `${counted || this.#running ? "" : "about "}${tokens} token${tokens === 1 ? "" : "s"}` : "");
     say(elapsed, tokens || this.#running ? seconds(elapsedS) : "");
@@ -267,7 +267,8 @@ class Turn {
   #tool({ call_id: id, name }) {
     let entry = this.#tools.get(id);
     if (!entry) {
-      const [details, summary, args, result] = ["details", "summary", "pre", "pre"].map((tag) => document.createElement(tag));
+      const parts = ["details", "summary", "pre", "pre"].map((tag) => document.createElement(tag));
+      const [details, summary, args, result] = parts;
       summary.textContent = `Tool ${name}`;
       details.append(summary, args, result);
       this.#parts.tools.append(details);

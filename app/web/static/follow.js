@@ -14,7 +14,13 @@ export class Follower {
     this.#button = button;
     addEventListener("scroll", () => this.#scrolled(), { passive: true });
     button.addEventListener("click", () => this.toEnd());
-    new ResizeObserver(() => (this.#following ? this.toEnd() : this.#showButton())).observe(content);
+    content.addEventListener("click", (event) => {
+      if (event.target.closest("summary")) this.#following = false; // what unfolds is what will be read now
+    });
+    new ResizeObserver(() => {
+      if (this.#following && content.firstElementChild) this.toEnd();
+      else this.#showButton();
+    }).observe(content);
   }
 
   toEnd() {

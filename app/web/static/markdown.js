@@ -46,7 +46,7 @@ const ALLOWED = {
   ).split(" "),
   ALLOWED_ATTR: ["href", "title", "start", "align", "class", "type", "checked", "disabled"],
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i, // a relative address would point into the page's own server
-  ADD_URI_SAFE_ATTR: ["align", "start", "type"], // their values are no addresses; without this they would be tested as such
+  ADD_URI_SAFE_ATTR: ["align", "start", "type"], // no addresses; without this they would be tested as such
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,
@@ -72,7 +72,9 @@ function lex(source, links) {
 
 /** Tokens to nodes. */
 export function paint(tokens) {
-  const fragment = purify.sanitize(marked.parser(tokens), ALLOWED);
+  const fragment = document.createDocumentFragment();
+  // Block by block: the HTML parser would carry a <b> left open from one paragraph into all that follow.
+  for (const token of tokens) fragment.append(purify.sanitize(marked.parser([token]), ALLOWED));
   for (const pre of fragment.querySelectorAll("pre")) pre.replaceWith(codeBlock(pre));
   for (const table of fragment.querySelectorAll("table")) {
     const frame = scrollable(element("div", { class: "table" }), "Table");
@@ -80,8 +82,8 @@ export function paint(tokens) {
     frame.append(table);
   }
   for (const box of fragment.querySelectorAll("input")) {
-    const done = box.hasAttribute("checked");
-    box.replaceWith(element("span", { class: "task", role: "img", "aria-label": done ? "done" : "open" }, done ? "☑" : "☐"));
+    const [name, sign] = box.hasAttribute("checked") ? ["done", "☑"] : ["open", "☐"];
+    box.replaceWith(element("span", { class: "task", role: "img", "aria-label": name }, sign));
   }
   return fragment;
 }

@@ -10,6 +10,8 @@ export class ModelChoice {
   #select;
   #input;
   #note;
+  #chosen = "";
+  #known = [];
 
   /** `select` and `input` share one place; `note` shows what must be known about the chosen model. */
   constructor(select, input, note) {
@@ -38,9 +40,6 @@ export class ModelChoice {
   get value() {
     return this.#chosen;
   }
-
-  #chosen = "";
-  #known = [];
 
   /** @param {string[]} ids in the server's order, its default first */
   list(ids) {
