@@ -13,13 +13,14 @@ help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 14
 
 setup: $(VENV)/.packages $(VENV)/local-model/.installed ## make .venv: packages, tools, the embedded model
+	@:
 
 run: setup ## serve on http://127.0.0.1:8000 (GUNICORN_CMD_ARGS overrides, the address too)
 	@case "$${GUNICORN_CMD_ARGS-}" in \
 	  *-b*) ;; \
 	  *) printf '%s\n' '' \
 	    '  Open  http://127.0.0.1:8000' \
-	    "  Try   curl -N 127.0.0.1:8000/v1/chat/completions --json '{\"model\": \"local\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'" \
+	    "  Try   curl -N 'http://127.0.0.1:8000/chat?prompt=Hello'" \
 	    '  Stop  Ctrl-C' '' ;; \
 	esac
 	@exec $(BIN)/gunicorn wsgi:app

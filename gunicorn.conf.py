@@ -52,10 +52,23 @@ accesslog = None
 control_socket_disable = True
 
 
-def post_worker_init(worker: Any) -> None:
-    # Ctrl-C reaches the whole foreground group; the master alone acts on it. A worker that got both the terminal's
-    # SIGINT and the master's SIGQUIT would end with a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+# From the fork until it has signal handlers of its own a worker has the master's, which would swallow a stop; the master
+# would then wait for it until graceful_timeout. So it is born with these signals blocked, and until the app loads they
+# end it at once: there is nothing to finish yet. SIGINT stays blocked, as the terminal's Ctrl-C goes to the whole
+# foreground group: a worker that got it beside the master's SIGQUIT would end with a traceback.
+_STOPS = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
+
+os.register_at_fork(after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS))
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    for stop in _STOPS - {signal.SIGINT}:
+        signal.signal(stop, lambda *_: os._exit(0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS - {signal.SIGINT})
 
 
 # The embedded model (app/local_model.py) is a process beside the workers, started and ended with the server. It learns
@@ -79,7 +92,8 @@ if _starts_model:
 
 def _start_model() -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-m", "app.local_model", str(os.getpid())],
+        # The package `app` imports this module on its way (for /readyz), of which -m would warn.
+        [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", "app.local_model", str(os.getpid())],
         cwd=Path(__file__).parent,
         stdin=subprocess.DEVNULL,
         # Out of the terminal's foreground group: Ctrl-C reaches the master only, which ends the workers' streams first.

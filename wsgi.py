@@ -1,5 +1,13 @@
 """The app as a WSGI server wants it: `gunicorn wsgi:app` (it reads gunicorn.conf.py by itself)."""
 
-from app import create_app
+import sys
 
-app = create_app()
+from app import SettingsError, create_app
+
+try:
+    app = create_app()
+except SettingsError as exc:
+    # Its sentences and no traceback: nothing is broken but the configuration. 4 is gunicorn's APP_LOAD_ERROR, on which
+    # the master ends too, where after another status it would start the worker again and again.
+    print(f"sluiceway: {exc}", file=sys.stderr)
+    sys.exit(4)

@@ -12,7 +12,18 @@ from collections.abc import Callable
 
 import msgspec
 
-from .events import Event, Finished, Order, ReasoningDelta, Started, TextDelta, Timings, ToolCallDelta, Usage
+from .events import (
+    Event,
+    Finished,
+    Order,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    Timings,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
 from .request import ChatRequest
 
 CHARS_PER_TOKEN = 4
@@ -26,6 +37,7 @@ class Books:
         self._elapsed_s = elapsed_s
         self._order = Order()
         self._chars = 0
+        self._input_tokens = 0
         self._ttft_s: float | None = None
         self._usage: Usage | None = None
 
@@ -35,6 +47,11 @@ class Books:
             match event:
                 case TextDelta(text=text) | ReasoningDelta(text=text) | ToolCallDelta(arguments=text):
                     self._chars += len(text)
+                    self._token_seen()
+                case ToolCallStarted():
+                    self._token_seen()
+                case Started(input_tokens=tokens):
+                    self._input_tokens = tokens
                 case Usage():
                     self._usage = event
                 case Finished():
@@ -46,15 +63,22 @@ class Books:
                     event = msgspec.structs.replace(event, usage=self._usage, timings=timings)
                 case _:
                     pass
-            if self._ttft_s is None and not isinstance(event, Started):
-                self._ttft_s = round(self._elapsed_s(), 4)
             self._order.check(event)
             kept.append(event)
         return kept
 
+    def _token_seen(self) -> None:
+        if self._ttft_s is None:
+            self._ttft_s = round(self._elapsed_s(), 4)
+
     def _estimate(self) -> Usage:
         asked = len(self._request.system or "") + sum(len(message.text) for message in self._request.messages)
-        return Usage(input_tokens=_tokens(asked), output_tokens=_tokens(self._chars), source="estimated")
+        return Usage(
+            # Anthropic names the input at the start, so an answer that breaks its last count has half of the truth.
+            input_tokens=self._input_tokens or _tokens(asked),
+            output_tokens=_tokens(self._chars),
+            source="estimated",
+        )
 
 
 def _tokens(chars: int) -> int:

@@ -23,7 +23,7 @@ DRAIN_S = 0.25
 class Clock:
     """Started when made. All figures are seconds; `now` is a monotonic clock, given by tests."""
 
-    __slots__ = ("_first_token_s", "_idle_s", "_last", "_now", "_started", "_total_s")
+    __slots__ = ("_complete", "_first_token_s", "_idle_s", "_last", "_now", "_started", "_total_s")
 
     def __init__(
         self, *, first_token_s: float, idle_s: float, total_s: float, now: Callable[[], float] = time.monotonic
@@ -34,15 +34,22 @@ class Clock:
         self._now = now
         self._started = now()
         self._last: float | None = None
+        self._complete = False
 
     def token_seen(self) -> None:
         """Something of the answer itself has arrived."""
         self._last = self._now()
 
     def answer_complete(self) -> None:
-        """The finish reason is known: from here only `TAIL_S` of silence is waited for."""
-        self._last = self._now()
-        self._idle_s = min(self._idle_s, TAIL_S)
+        """The finish reason is known: the rest gets `TAIL_S`, counted from the first time this is said.
+
+        Said again at every read that follows, which must not begin the time anew: a provider that sends pings and
+        never the end mark would hold a finished answer back until the total rings.
+        """
+        if not self._complete:
+            self._complete = True
+            self._last = self._now()
+            self._idle_s = min(self._idle_s, TAIL_S)
 
     def answer_ended(self) -> None:
         """The end mark has come: `DRAIN_S` for the end of the body, whatever the other clocks say."""
@@ -60,17 +67,17 @@ class Clock:
         return max(0.0, min(due, self._started + self._total_s) - now)
 
     def alarm(self) -> ProviderError | None:
-        """The error of the clock that has rung, if one has."""
-        now = self._now()
-        if now - self._started >= self._total_s:
+        """The error of the clock that has rung, if one has: just when `remaining_s` is 0.0."""
+        now = self._now()  # compared with the same sums as there: `now - started >= total` differs in the last bit
+        if now >= self._started + self._total_s:
             return TotalTimeout(
                 f"the answer took longer than {self._total_s:g} s (timeouts.total_s); ask for less text"
             )
         if self._last is None:
-            if now - self._started >= self._first_token_s:
+            if now >= self._started + self._first_token_s:
                 return FirstTokenTimeout(
                     f"the provider sent nothing within {self._first_token_s:g} s (timeouts.first_token_s); try again"
                 )
-        elif now - self._last >= self._idle_s:
+        elif now >= self._last + self._idle_s:
             return IdleTimeout(f"the provider fell silent for {self._idle_s:g} s (timeouts.idle_s); try again")
         return None

@@ -46,7 +46,7 @@ class ToolCallStarted(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call_
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call_delta"):
-    """`arguments` is a fragment of JSON text; the fragments of one call, joined, are the whole."""
+    """`arguments` is a fragment of JSON text, never empty; the fragments of one call, joined, are the whole."""
 
     call_id: str
     arguments: str
@@ -122,14 +122,15 @@ class IllegalOrder(Exception):
 class Order:
     """Walks the table. `check` raises `IllegalOrder` and leaves the state as it was.
 
-    Beside the table one thing is counted: which tool calls are open. A delta or an end needs its start, no call
-    starts twice, and an answer does not finish over an open call (it may fail over one).
+    Beside the table the tool calls are counted. A delta or an end needs its start, no two calls of an answer have one
+    id (their results could not be told apart), and an answer does not finish over an open call (it may fail over one).
     """
 
-    __slots__ = ("_open_calls", "state")
+    __slots__ = ("_call_ids", "_open_calls", "state")
 
     def __init__(self) -> None:
         self.state = State.NEW
+        self._call_ids: set[str] = set()
         self._open_calls: set[str] = set()
 
     def check(self, event: Event) -> None:
@@ -138,8 +139,9 @@ class Order:
             raise IllegalOrder(f"{type(event).__name__} in state {self.state.name}")
         match event:
             case ToolCallStarted(call_id=call_id):
-                if call_id in self._open_calls:
+                if call_id in self._call_ids:
                     raise IllegalOrder(f"tool call {call_id!r} started twice")
+                self._call_ids.add(call_id)
                 self._open_calls.add(call_id)
             case ToolCallDelta(call_id=call_id):
                 if call_id not in self._open_calls:

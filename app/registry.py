@@ -15,10 +15,14 @@ from typing import Generic, TypeVar, cast
 T = TypeVar("T")
 
 
+# No name of ours comes near it. difflib indexes what it compares: a name of 1 MB would hold up the event loop for 0.2 s.
+_LONGEST_COMPARED = 100
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`known: a, b, c. Did you mean 'b'?`: the end of every "unknown ..." message."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5) if len(name) <= _LONGEST_COMPARED else []
     hint = f". Did you mean {close[0]!r}?" if close else ""
     return f"known: {', '.join(names) or 'none'}{hint}"
 

@@ -16,21 +16,45 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .registry import nearest
 
 PREFIX = "SLUICEWAY_"
 
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Target = Annotated[str, Field(pattern=r"^[^/\s]+(/\S+)?$", description="an alias or 'provider/model'")]
+
+def _matching(pattern: str, wanted: str) -> AfterValidator:
+    """Text that matches `pattern` from end to end; `wanted` says it in words, for the error."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"should be {wanted}")
+        return value
+
+    return AfterValidator(check)
+
+
+# Strict: `true` is no number of seconds, and text is no number. (A whole number is a float all the same.)
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False, strict=True)]
+Pause = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False, strict=True)]  # 0: none
+Count = Annotated[int, Field(ge=1, strict=True)]
+Target = Annotated[str, _matching(r"[^/\s]+(/\S+)?", "an alias or 'provider/model'")]
+ProviderName = Annotated[str, _matching(r"[A-Za-z0-9_.-]+", "a name of letters, digits and . _ -")]
+AliasName = Annotated[str, _matching(r"[^\s*]+|[^\s*]*\*[^\s*]*", "a name without blanks and with at most one *")]
+Url = Annotated[str, _matching(r"https?://\S+", "an http:// or https:// URL")]
+# Strict about what it holds, because a key pasted here by mistake would be named in answers ("set ... and restart").
+Variable = Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
+KeyHash = Annotated[str, _matching(r"[0-9a-fA-F]{64}", "the hex SHA-256 of a key (64 digits), not the key")]
 ProviderKind = Literal["openai", "anthropic", "local"]
+
+# Values that are, or by mistake may be, a key: an error names the place and not the value.
+SECRET = frozenset({"server.api_keys_sha256", "local.api_key", "providers.*.api_key_env"})
 
 # Part of the published configuration, not of this version: accepted, so that a file written for the whole product
 # starts, and named in a warning at start, so that nobody believes it acts. Remove a key here when it does.
@@ -62,13 +86,13 @@ class _Section(BaseModel):
 
 
 class Server(_Section):
-    max_body_bytes: Annotated[int, Field(ge=1024)] = 1_048_576
-    api_keys_sha256: tuple[Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")], ...] = ()
+    max_body_bytes: Count = 1_048_576
+    api_keys_sha256: tuple[KeyHash, ...] = ()
     heartbeat_s: Seconds = 15.0
-    hold_s: Seconds = 10.0
+    hold_s: Pause = 10.0
     max_streams: Count = 1000
     write_timeout_s: Seconds = 60.0
-    drain_s: Seconds = 20.0
+    drain_s: Pause = 20.0
     cors_origins: tuple[str, ...] = ()
 
 
@@ -93,9 +117,9 @@ class _TimeoutOverrides(_Section):
 
 class Retry(_Section):
     attempts: Count = 3
-    backoff_s: Seconds = 0.5
-    max_backoff_s: Seconds = 8.0
-    max_retry_after_s: Seconds = 10.0
+    backoff_s: Pause = 0.5
+    max_backoff_s: Pause = 8.0
+    max_retry_after_s: Pause = 10.0
 
 
 class Breaker(_Section):
@@ -105,7 +129,7 @@ class Breaker(_Section):
 
 class Store(_Section):
     url: str = "sqlite:///var/sluiceway.db"
-    resume_grace_s: Seconds = 30.0
+    resume_grace_s: Pause = 30.0
     resume_ttl_s: Seconds = 300.0
 
 
@@ -118,25 +142,24 @@ class Local(_Section):
     """The embedded model. `port` and `api_key` are set by gunicorn.conf.py, which starts its process."""
 
     enabled: bool | None = None  # None: when no provider has a key
-    port: Annotated[int, Field(ge=1, le=65_535)] | None = None
-    api_key: str | None = None
+    port: Annotated[int, Field(ge=1, le=65_535, strict=True)] | None = None
+    api_key: str | None = Field(default=None, repr=False)
     path: Path | None = None  # where `make setup` put it; None: local-model/ in the virtual environment
     threads: Count | None = None  # None: all cores
 
 
 class ProviderSettings(_Section):
     kind: ProviderKind
-    base_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
-    api_key_env: str | None = None
-    default_model: str | None = None
+    base_url: Url | None = None
+    api_key_env: Variable | None = None
+    default_model: Annotated[str, Field(min_length=1)] | None = None
 
-    @model_validator(mode="before")
+    @field_validator("kind", mode="before")
     @classmethod
-    def _kind_is_known(cls, value: Any) -> Any:
-        kind = value.get("kind") if isinstance(value, Mapping) else None
+    def _kind_is_known(cls, kind: object) -> object:
         if isinstance(kind, str) and kind not in get_args(ProviderKind):
-            raise ValueError(f"kind {kind!r} is not known; {nearest(kind, get_args(ProviderKind))}")
-        return value
+            raise ValueError(nearest(kind, get_args(ProviderKind)))
+        return kind
 
 
 class Alias(_TimeoutOverrides):
@@ -165,10 +188,8 @@ class Settings(_Section):
     store: Store = Store()
     tools: Tools = Tools()
     local: Local = Local()
-    providers: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")], ProviderSettings] = Field(
-        default_factory=dict, validate_default=True
-    )
-    models: dict[Annotated[str, Field(pattern=r"^\S+$")], Alias] = Field(default_factory=dict)
+    providers: dict[ProviderName, ProviderSettings] = Field(default_factory=dict)
+    models: dict[AliasName, Alias] = Field(default_factory=dict)
 
     # Keys of the providers that have one, by provider name; never shown: not in repr, not in a message.
     keys: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
@@ -204,27 +225,33 @@ def load_settings(config: Mapping[str, object] | None = None, environ: Mapping[s
         if reserved in tree:
             raise SettingsError(f"{origin[(reserved,)]}: unknown key {reserved!r}")
     tree["keys"] = _keys(tree, environ)
-    tree["without_effect"] = tuple(sorted({".".join(path) for path in origin if _not_yet(path)}))
+    tables = {path[:-1] for path in origin}
+    tree["without_effect"] = tuple(sorted(".".join(path) for path in origin if _not_yet(path) and path not in tables))
     try:
-        return Settings.model_validate(tree)
+        settings = Settings.model_validate(tree)
     except ValidationError as exc:
         raise SettingsError("\n".join(_explain(problem, origin) for problem in exc.errors())) from None
+    if wrong := [_sentence(path, value, wanted, origin) for path, value, wanted in _leading_nowhere(settings)]:
+        raise SettingsError("\n".join(wrong))
+    return settings
 
 
 def _layers(config: Mapping[str, object], environ: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where it stands, the tree it gives), weakest first."""
-    path = Path(environ.get(f"{PREFIX}CONFIG") or config.get(f"{PREFIX}CONFIG") or "sluiceway.toml")  # type: ignore[arg-type]
-    named = bool(environ.get(f"{PREFIX}CONFIG") or config.get(f"{PREFIX}CONFIG"))
+    named = environ.get(f"{PREFIX}CONFIG") or config.get(f"{PREFIX}CONFIG")
+    path = Path(str(named or "sluiceway.toml"))
     if named or path.exists():
         try:
             yield str(path), tomllib.loads(path.read_text("utf-8"))
         except OSError as exc:
-            raise SettingsError(f"{path}: can't be read ({exc.strerror}); SLUICEWAY_CONFIG names it") from None
+            by = f"; {PREFIX}CONFIG names it" if named else ""
+            raise SettingsError(f"{path}: can't be read ({exc.strerror}){by}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
             raise SettingsError(f"{path}: not valid TOML: {exc}") from None
-    whole = config.get("SLUICEWAY")
-    if isinstance(whole, Mapping):
-        yield "app.config['SLUICEWAY']", dict(whole)
+    whole = config.get("SLUICEWAY", {})
+    if not isinstance(whole, Mapping):
+        raise SettingsError(f"app.config['SLUICEWAY'] = {_shown(whole)}: should be a dict, the tree of settings")
+    yield "app.config['SLUICEWAY']", dict(whole)
     for name, value in config.items():
         if keys := _path(name):
             yield f"app.config[{name!r}]", _nested(keys, value)
@@ -232,7 +259,7 @@ def _layers(config: Mapping[str, object], environ: Mapping[str, str]) -> Iterato
         if keys := _path(name):
             try:
                 value = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 value = text
             yield f"environment {name}", _nested(keys, value)
 
@@ -284,23 +311,93 @@ def _keys(tree: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]
 
 
 def _not_yet(path: tuple[str, ...]) -> bool:
-    return any(
-        ".".join("*" if at == 1 and path[0] == "models" else part for at, part in enumerate(path[:depth])) in NOT_YET
-        for depth in range(1, len(path) + 1)
-    )
+    return any(_pattern(path[:depth]) in NOT_YET for depth in range(1, len(path) + 1))
+
+
+def _pattern(path: tuple[str, ...]) -> str:
+    """A path as `NOT_YET` and `SECRET` write it: any name of a model or a provider is `*`."""
+    named = path[0] in ("models", "providers")
+    return ".".join("*" if named and at == 1 else part for at, part in enumerate(path))
+
+
+def _leading_nowhere(settings: Settings) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """(path, value, what was wanted) of each target that names no provider, runs in a circle, or misuses its `*`."""
+    models, providers = settings.models, settings.providers
+    targets: list[tuple[tuple[str, ...], str, str]] = []
+    for name, table in models.items():
+        targets.append((("models", name, "target"), name, table.target))
+        targets += [(("models", name, "fallbacks"), name, fallback) for fallback in table.fallbacks]
+    if settings.default_model is not None:
+        targets.append((("default_model",), "", settings.default_model))
+    for path, name, target in targets:
+        head, slash, _ = target.partition("/")
+        known = head in providers or target in models or any(star(alias, target) is not None for alias in models)
+        circle = _circle(name, models)
+        if target.count("*") > name.count("*"):
+            yield path, target, "should have a * only where the alias has one"
+        elif slash and not known:
+            yield path, target, f"unknown provider {head!r}; {nearest(head, providers)}"
+        elif not all(alias.partition("/")[0] in providers for alias in circle):
+            yield path, target, f"should end at a provider, but runs in a circle: {' -> '.join(circle)}"
+
+
+def _circle(name: str, models: Mapping[str, Alias]) -> list[str]:
+    """The aliases from `name` on that lead back to it; empty where they don't. (`openai/gpt-5` may have itself as its
+    target: that is how a model gets clocks of its own.)"""
+    chain = [name]
+    while (table := models.get(chain[-1])) is not None and table.target not in chain[1:]:
+        chain.append(table.target)
+        if table.target == name:
+            return chain
+    return []
+
+
+def star(alias: str, name: str) -> str | None:
+    """What the `*` of `alias` stands for in `name`; None where it has none, or they don't match."""
+    before, has_star, after = alias.partition("*")
+    if has_star and len(name) >= len(before) + len(after) and name.startswith(before) and name.endswith(after):
+        return name[len(before) : len(name) - len(after)]
+    return None
 
 
 def _explain(problem: Any, origin: Mapping[tuple[str, ...], str]) -> str:
-    """One line for one pydantic error: place, key, value, what was wanted."""
+    """One line for one pydantic error."""
     path = tuple(str(part) for part in problem["loc"] if part != "[key]")
-    source = next((origin[path[:depth]] for depth in range(len(path), 0, -1) if path[:depth] in origin), "settings")
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        return f"{source}: unknown key {key!r}; {nearest(path[-1], _fields_at(path[:-1]))}"
-    wanted = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        return f"{_source(path, origin)}: unknown key {key!r}; {nearest(path[-1], _fields_at(path[:-1]))}"
     if problem["type"] == "missing":
-        return f"{source}: {key} is missing"
-    return f"{source}: {key} = {problem['input']!r}: {wanted[0].lower()}{wanted[1:]}"
+        return f"{_source(path, origin)}: {key} is missing"
+    wanted = _WANTED.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").replace("Input", "").strip()
+    return _sentence(path, problem["input"], wanted, origin)
+
+
+# Where pydantic's own words speak of Python.
+_WANTED = {
+    "model_type": "should be a table",
+    "dict_type": "should be a table",
+    "tuple_type": "should be a list",
+    "string_type": "should be text",
+    "string_too_short": "should not be empty",
+    "int_type": "should be a whole number",
+    "float_type": "should be a number",
+    "finite_number": "should be a number",
+}
+
+
+def _sentence(path: tuple[str, ...], value: object, wanted: str, origin: Mapping[tuple[str, ...], str]) -> str:
+    """Place, key, value, what was wanted."""
+    secret = any(_pattern(path[:depth]) in SECRET for depth in range(1, len(path) + 1))
+    return f"{_source(path, origin)}: {'.'.join(path)}{'' if secret else f' = {_shown(value)}'}: {wanted}"
+
+
+def _source(path: tuple[str, ...], origin: Mapping[tuple[str, ...], str]) -> str:
+    return next((origin[path[:depth]] for depth in range(len(path), 0, -1) if path[:depth] in origin), "settings")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _fields_at(path: tuple[str, ...]) -> list[str]:

@@ -1,17 +1,25 @@
 """From the name a client gave to the model that answers it.
 
 A name is, in this order: an alias of `[models]` (exact, then by its one `*`), `provider/model`, a provider's name alone
-(its `default_model`), or a bare model name of the route's own provider. What is none of these is a 404 with the nearest
-known names.
+(its `default_model`), or a bare model name of the route's own provider; where that one is not configured, also the
+default model of another. What is none of these is a 404 with the nearest known names.
+
+An alias may name another; each is followed once, so a circle ends at the name it came from. A `*` does not reach across
+a provider's name: `[models."*"] target = "openai/*"` takes neither `anthropic/claude-opus-4-7` nor its own target.
 """
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 
-from .errors import NotFound, ProviderNotConfigured
+from .errors import InvalidRequest, NotFound, ProviderNotConfigured
 from .registry import nearest
-from .settings import Alias, Settings, Timeouts
+from .settings import Alias, Settings, Timeouts, star
+
+# Names stand in logs and messages, one line each; the longest real ones, with a path in them, stay below 100.
+MAX_NAME_CHARS = 256
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -47,22 +55,34 @@ class Targets:
         return list(dict.fromkeys(names))
 
     def find(self, name: str | None, *, provider: str | None = None) -> Target:
-        """The target of `name`; `provider` is the route's own. Raises `NotFound` or `ProviderNotConfigured`."""
-        return self._find(name or self._settings.start_model, provider, seen=())
+        """The target of `name`, None for the default; `provider` is the route's own. Raises `NotFound`,
+        `ProviderNotConfigured`, or `InvalidRequest` for what can't be a name."""
+        return self._find(self._settings.start_model if name is None else _legible(name), provider, followed=())
 
     def find_at(self, provider: str, model: str | None) -> Target:
-        """The target of a route that names its provider (`/stream/<provider>`): `model` is one of its own names."""
-        if provider not in self._settings.providers:
-            raise NotFound(f"unknown provider {provider!r}; {nearest(provider, self._settings.providers)}")
-        chosen = (model or "").removeprefix(f"{provider}/") or self._settings.providers[provider].default_model
-        if not chosen:
-            raise NotFound(f"provider {provider!r} has no default_model; name a model", param="model")
-        return self._target(provider, chosen)
+        """The target of a route that names its provider (`/stream/<provider>`), None for the provider's default.
 
-    def _find(self, name: str, provider: str | None, seen: tuple[str, ...]) -> Target:
-        if (alias := self._alias(name)) is not None and name not in seen:
-            table, target = alias
-            found = self._find(target, provider, (*seen, name))
+        `model` is an alias that leads to this provider, `provider/model`, or one of the provider's own names, which may
+        look like another's (OpenRouter has an `anthropic/claude-...`). Raises as `find` does.
+        """
+        providers = self._settings.providers
+        if provider not in providers:
+            raise NotFound(f"unknown provider {provider!r}; {nearest(provider, providers)}")
+        if model is None:
+            if default := providers[provider].default_model:
+                return self._target(provider, default)
+            raise NotFound(f"provider {provider!r} has no default_model; name a model", param="model")
+        if self._alias(_legible(model), followed=()) is not None:
+            with contextlib.suppress(NotFound, ProviderNotConfigured):
+                found = self._find(model, provider, followed=())
+                if found.provider == provider:
+                    return found
+        return self._target(provider, model.removeprefix(f"{provider}/"))
+
+    def _find(self, name: str, provider: str | None, followed: tuple[str, ...]) -> Target:
+        if (alias := self._alias(name, followed)) is not None:
+            pattern, table, target = alias
+            found = self._find(target, provider, (*followed, pattern))
             return Target(found.provider, found.model, table.over(found.timeouts))
         head, slash, model = name.partition("/")
         providers = self._settings.providers
@@ -70,35 +90,44 @@ class Targets:
             return self._target(head, model)
         if not slash and name in providers:
             return self.find_at(name, None)
+        if not slash and provider in self.usable:
+            return self._target(provider, name)
         for candidate in self.usable:
             if name == providers[candidate].default_model:
                 return self._target(candidate, name)
-        if slash or provider is None or provider not in self.usable:
-            known = nearest(name, [*self.known(), *providers])
-            hint = "" if slash or provider is None else f" (provider {provider!r} is not configured)"
-            raise NotFound(f"unknown model {name!r}{hint}; {known}", param="model")
-        return self._target(provider, name)
+        hint = "" if slash or provider is None else f" (provider {provider!r} is not configured)"
+        raise NotFound(f"unknown model {name!r}{hint}; {nearest(name, [*self.known(), *providers])}", param="model")
 
-    def _alias(self, name: str) -> tuple[Alias, str] | None:
-        """The alias table of `name` and the target it names, `*` filled in."""
+    def _alias(self, name: str, followed: tuple[str, ...]) -> tuple[str, Alias, str] | None:
+        """The alias of `name` that has not been followed yet: its pattern, its table, and its target, `*` filled in."""
         aliases = self._settings.models
-        if exact := aliases.get(name):
-            return exact, exact.target
+        if name in aliases and name not in followed:
+            return name, aliases[name], aliases[name].target
+        head = name.partition("/")[0]
+        at_least = f"{head}/" if head in self._settings.providers else ""
         for pattern, table in aliases.items():
-            before, star, after = pattern.partition("*")
-            fits = star and len(name) >= len(before) + len(after)
-            if fits and name.startswith(before) and name.endswith(after):
-                return table, table.target.replace("*", name[len(before) : len(name) - len(after)])
+            rest = star(pattern, name)
+            if rest is not None and pattern not in followed and pattern.startswith(at_least):
+                return pattern, table, table.target.replace("*", rest)
         return None
 
     def _target(self, provider: str, model: str) -> Target:
+        if not model:
+            raise NotFound(f"unknown model '{provider}/': after the slash stands one of its models", param="model")
         if provider not in self.usable:
             raise ProviderNotConfigured(_how_to_configure(provider, self._settings), param="model")
         return Target(provider, model, self._settings.timeouts)
 
 
+def _legible(name: str) -> str:
+    if not name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable():
+        raise InvalidRequest(f"model: a name has 1 to {MAX_NAME_CHARS} printable characters", param="model")
+    return name
+
+
 def _how_to_configure(provider: str, settings: Settings) -> str:
     table = settings.providers[provider]
     if table.kind == "local":
-        return "the embedded model is off because a provider key is set; set [local] enabled = true"
+        why = " because a provider key is set" if settings.local.enabled is None else ""
+        return f"the embedded model is off{why}; set [local] enabled = true"
     return f"provider {provider!r} has no key; set {table.api_key_env} and restart"

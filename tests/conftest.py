@@ -67,7 +67,6 @@ class Service:
                 env={**clean, "PYTHONUNBUFFERED": "1", **env},
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
             )
         eventually(self._answers, within_s=30, what="the server's first answer")
 
@@ -88,7 +87,7 @@ class Service:
             try:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.kill()  # its workers see that it is gone, and go too
                 self.process.wait()
 
 

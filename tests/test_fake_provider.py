@@ -30,7 +30,7 @@ import requests
 from app import testing
 from app.testing import GRAMMAR, FakeProvider, Stats, UnknownPart, answer, grammar, text_after
 
-# The plugin's fixtures, taken by name, so that this file runs whether or not a conftest loads the plugin.
+# The fixtures taken by name: this file has a server of its own, whatever else a session points at the shared one.
 fake_provider_server = testing.fake_provider_server
 fake_provider = testing.fake_provider
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, assert_never
 
-import msgspec
 import pydantic
 
 from ..errors import SluicewayError
@@ -28,7 +27,7 @@ from ..events import (
     Usage,
 )
 from ..request import ChatRequest, Message
-from .base import Body, Encoder, WholeAnswer, data_frame, validated
+from .base import Body, Encoder, WholeAnswer, compact_json, data_frame, foreign_fields, validated
 
 STOP_REASONS: dict[FinishReason, str] = {
     "stop": "end_turn",
@@ -84,21 +83,18 @@ class MessagesBody(Open):
     stream: bool | None = None
 
 
-# What the common part of a request can say; any other field is foreign to a provider of another protocol.
-COMMON = frozenset(MessagesBody.model_fields)
-
-
 class AnthropicMessages:
     name: ClassVar[str] = "anthropic_messages"
     mimetype: ClassVar[str] = "text/event-stream"
 
     def parse(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
         asked = validated(MessagesBody, body)
-        foreign = [name for name, value in body.items() if name not in COMMON and value is not None]
+        foreign = foreign_fields(asked.model_extra)
         system = _text(asked.system, "system", foreign)
         messages: list[Message] = []
         for at, message in enumerate(asked.messages):
             where = f"messages[{at}]"
+            foreign += foreign_fields(message.model_extra, f"{where}.")
             text = _text(message.content, f"{where}.content", foreign)
             if message.role == "system":
                 foreign.append(f"{where}.role")
@@ -145,21 +141,15 @@ def _text(content: str | list[Block] | None, where: str, foreign: list[str]) -> 
     if content is None or isinstance(content, str):
         return content or ""
     for at, block in enumerate(content):
-        extra = next((name for name, value in (block.model_extra or {}).items() if value is not None), None)
-        if block.type != "text":
-            foreign.append(f"{where}[{at}]")
-        elif extra is not None:
-            foreign.append(f"{where}[{at}].{extra}")
+        here = f"{where}[{at}]"
+        foreign += foreign_fields(block.model_extra, f"{here}.") if block.type == "text" else [here]
     return "".join(block.text or "" for block in content)
 
 
 def _arguments(text: str) -> Any:
     """A call's `input` is an object here; JSON that a model wrote wrongly is shown under one key, not dropped."""
-    try:
-        value = msgspec.json.decode(text)
-    except (msgspec.MsgspecError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else {"_invalid_json": text}
+    value = compact_json(text)
+    return value if value is not None and bytes(value).startswith(b"{") else {"_invalid_json": text}
 
 
 def _message(start: Started, content: list[dict[str, Any]]) -> dict[str, Any]:
@@ -203,7 +193,7 @@ class AnthropicMessagesEncoder:
 
     def __init__(self) -> None:
         self._index = -1
-        self._open: str | None = None  # "text", "thinking", or a tool call's id
+        self._open: str | None = None  # the type of the open block
         self._call: str | None = None  # the tool call whose block is open
         self._held: list[Event] = []
 
@@ -219,16 +209,16 @@ class AnthropicMessagesEncoder:
             return
         match event:
             case TextDelta(text=text):
-                self._switch("text", _TEXT, out)
+                self._switch(_TEXT, out)
                 self._delta({"type": "text_delta", "text": text}, out)
             case ReasoningDelta(text=text):
-                self._switch("thinking", _THINKING, out)
+                self._switch(_THINKING, out)
                 self._delta({"type": "thinking_delta", "thinking": text}, out)
             case Started():
                 usage = {"input_tokens": event.input_tokens, "output_tokens": 0}
                 out.append(_frame("message_start", {"message": {**_message(event, []), "usage": usage}}))
             case ToolCallStarted(call_id=call_id, name=name):
-                self._switch(call_id, {"type": "tool_use", "id": call_id, "name": name, "input": {}}, out)
+                self._switch({"type": "tool_use", "id": call_id, "name": name, "input": {}}, out)
                 self._call = call_id
             case ToolCallDelta(arguments=arguments):
                 self._delta({"type": "input_json_delta", "partial_json": arguments}, out)
@@ -250,10 +240,11 @@ class AnthropicMessagesEncoder:
             case _:
                 assert_never(event)
 
-    def _switch(self, kind: str, block: dict[str, Any], out: list[bytes]) -> None:
-        if self._open != kind:
+    def _switch(self, block: dict[str, Any], out: list[bytes]) -> None:
+        """Open `block`, unless text or thinking just goes on (a call's block has been closed by the call's end)."""
+        if self._open != block["type"]:
             self._close(out)
-            self._open = kind
+            self._open = block["type"]
             self._index += 1
             out.append(_frame("content_block_start", {"index": self._index, "content_block": block}))
 

@@ -106,7 +106,10 @@ def validated(model: type[BodyT], body: Mapping[str, Any]) -> BodyT:
         if problem["type"] == "missing":
             text = f"{field} is required"
         elif problem["type"] == "extra_forbidden":
-            text = f"unknown field {field!r}; {nearest(str(problem['loc'][-1]), model.model_fields)}"
+            # The last part is the client's own word, whatever it looks like, and stands in `model` or deeper.
+            where, name = _field(problem["loc"][:-1]), str(problem["loc"][-1])
+            field = f"{where}.{name}" if where else name
+            text = f"unknown field {field!r}" + ("" if where else f"; {nearest(name, model.model_fields)}")
         else:
             said = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
             text = f"{field}: {said}" if field else said
@@ -128,6 +131,15 @@ def _field(loc: tuple[int | str, ...]) -> str:
 _BRANCHES = frozenset({"str", "int", "float", "bool", "list", "dict", "none", "Part", "TextPart", "Block"})
 
 
+def foreign_fields(extra: Mapping[str, Any] | None, where: str = "") -> list[str]:
+    """The paths of the fields (pydantic's `model_extra`) that only the client's protocol knows.
+
+    Null and an empty list or object are no obstacle to another one: clients send a message back as they got it, and
+    OpenAI's own have `annotations: []`.
+    """
+    return [f"{where}{name}" for name, value in (extra or {}).items() if value not in (None, [], {})]
+
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -142,6 +154,14 @@ def json_bytes(value: Any) -> bytes:
     if b"\xc2\x85" in data:
         data = data.replace(b"\xc2\x85", b"\\u0085")
     return data
+
+
+def compact_json(text: str) -> msgspec.Raw | None:
+    """JSON text that a model wrote, in one line, to stand inside other JSON as it is; None if it is no JSON."""
+    try:
+        return msgspec.Raw(_encode(msgspec.json.decode(text)))
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 def data_frame(value: Any) -> bytes:

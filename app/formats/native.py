@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import msgspec
 import pydantic
 
 from ..errors import InvalidRequest, SluicewayError
 from ..events import Event, Failed, Finished, Started, ToolCallEnded
 from ..request import ChatRequest, Message
-from .base import DONE, Body, Encoder, WholeAnswer, data_frame, error_object, json_bytes, validated
+from .base import DONE, Body, Encoder, WholeAnswer, compact_json, data_frame, error_object, json_bytes, validated
 from .simple import ChatMessage, MaxTokens, Text, conversation
 
 
@@ -108,10 +107,7 @@ def plain(event: Event) -> Any:
         case Started(id=id, model=model, provider=provider, created=created):
             return {"type": "start", "id": id, "model": model, "provider": provider, "created": created}
         case ToolCallEnded(call_id=call_id, name=name, arguments=text):
-            try:
-                arguments = msgspec.json.decode(text)
-            except (msgspec.MsgspecError, RecursionError):
-                arguments = text  # a model can write invalid JSON; the client gets to see it
+            arguments = compact_json(text) or text  # a model can write invalid JSON; the client gets to see it
             return {"type": "tool_call", "call_id": call_id, "name": name, "arguments": arguments}
         case Finished(reason=reason, usage=usage, timings=timings):
             counted = usage and {name: getattr(usage, name) for name in usage.__struct_fields__}

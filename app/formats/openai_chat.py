@@ -28,7 +28,7 @@ from ..events import (
     Usage,
 )
 from ..request import ChatRequest, Message
-from .base import DONE, Body, Encoder, WholeAnswer, data_frame, json_bytes, validated
+from .base import DONE, Body, Encoder, WholeAnswer, data_frame, foreign_fields, json_bytes, validated
 
 # An answer that was stopped on purpose has no word of its own in this protocol.
 FINISH_REASONS: dict[FinishReason, str] = {
@@ -86,11 +86,6 @@ class ChatCompletionBody(Open):
     n: Annotated[int, pydantic.Field(ge=1)] | None = None
 
 
-# What the common part of a request can say; any other field is foreign to a provider of another protocol. The values
-# that say nothing (`None`, and `n: 1`) are no obstacle anywhere.
-COMMON = frozenset(ChatCompletionBody.model_fields)
-
-
 class OpenAIChat:
     name: ClassVar[str] = "openai_chat"
     mimetype: ClassVar[str] = "text/event-stream"
@@ -101,12 +96,14 @@ class OpenAIChat:
             raise InvalidRequest("n: only one choice is answered; send the request again for another", param="n")
         systems: list[str] = []
         messages: list[Message] = []
-        foreign = [name for name, value in body.items() if name not in COMMON and value is not None]
+        foreign = foreign_fields(asked.model_extra)
         for at, message in enumerate(asked.messages):
             where = f"messages[{at}]"
-            foreign += [f"{where}.{name}" for name, value in (message.model_extra or {}).items() if value is not None]
+            foreign += foreign_fields(message.model_extra, f"{where}.")
             parts = [Part(type="text", text=message.content)] if isinstance(message.content, str) else message.content
-            foreign += [f"{where}.content[{n}]" for n, part in enumerate(parts or ()) if part.type != "text"]
+            for n, part in enumerate(parts or ()):
+                here = f"{where}.content[{n}]"
+                foreign += foreign_fields(part.model_extra, f"{here}.") if part.type == "text" else [here]
             text = "".join(part.text or "" for part in parts or ())
             if message.role in ("system", "developer"):
                 systems.append(text)

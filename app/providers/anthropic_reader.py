@@ -3,8 +3,9 @@
     message_start, (content_block_start, content_block_delta*, content_block_stop)*, message_delta, message_stop
 
 `ping` comes anywhere and says nothing. Usage is cumulative: `message_start` has the input, `message_delta` the final
-output. Event types and block types we do not know are passed over, as the protocol asks of its readers
-(docs: "new event types may be added, and your code should handle unknown event types gracefully").
+output; the output that `message_start` names is a placeholder (1 to 4 tokens), and no count of an answer that breaks
+before its `message_delta`. Event types and block types we do not know are passed over, as the protocol asks of its
+readers (docs: "new event types may be added, and your code should handle unknown event types gracefully").
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class _Delta(msgspec.Struct):
 class _Data(msgspec.Struct):
     """The data of every event in one struct: only the fields we read."""
 
-    type: str = ""
-    index: int = 0
+    type: str | None = None
+    index: int | None = None
     message: _Message | None = None
     content_block: _Block | None = None
     delta: _Delta | None = None
@@ -70,7 +71,18 @@ class _Data(msgspec.Struct):
     error: Any = None
 
 
+class _Type(msgspec.Struct):
+    type: str | None = None
+
+
 _decode = msgspec.json.Decoder(_Data).decode
+_decode_type = msgspec.json.Decoder(_Type).decode
+_decode_any = msgspec.json.Decoder().decode
+
+AFTER_START = frozenset(
+    {"content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop"}
+)
+KNOWN = AFTER_START | {"message_start", "error"}
 
 
 class AnthropicReader(FrameReader):
@@ -80,23 +92,34 @@ class AnthropicReader(FrameReader):
         self._stop_sequence: str | None = None
         self._input_tokens: int | None = None
         self._output_tokens: int | None = None
+        self._blocks: dict[int, OpenCall] = {}  # the tool calls among the open blocks, by index
 
     def _read(self, frame: Frame, events: list[Event]) -> None:
-        data = _decode(frame.data)
+        if frame.event == b"error":
+            self._fail_as_said(_decode_any(frame.data), events)
+            return
+        try:
+            data = _decode(frame.data)
+        except msgspec.ValidationError:
+            # An event of the future may have one of these fields with another type.
+            if _decode_type(frame.data).type in KNOWN:
+                raise
+            return
+        index = data.index or 0
         if data.type == "error":
-            self._fail_as_said(data.error, events)
+            self._fail_as_said({"error": data.error}, events)
         elif data.type == "message_start":
             self._open(data.message or _Message(), events)
         elif self._start is not None:
-            if data.type.startswith(("content_block", "message")):
+            if data.type in AFTER_START:
                 self._fail(StreamBroken("the provider's stream began in the middle; try again"), events)
         elif data.type == "content_block_delta":
-            self._read_delta(data.index, data.delta or _Delta(), events)
+            self._read_delta(index, data.delta or _Delta(), events)
         elif data.type == "content_block_start":
-            self._open_block(data.index, data.content_block or _Block(), events)
+            self._open_block(index, data.content_block or _Block(), events)
         elif data.type == "content_block_stop":
-            if call := self._calls.pop(data.index, None):
-                events.append(call.ended())
+            if call := self._blocks.pop(index, None):
+                self._end_call(call, events)
         elif data.type == "message_delta":
             self._count(data.usage)
             if data.delta is not None and data.delta.stop_reason:
@@ -111,7 +134,8 @@ class AnthropicReader(FrameReader):
         if start is None:
             return
         self._start = None
-        self._count(message.usage)
+        if message.usage is not None:
+            self._input_tokens = message.usage.input_tokens
         events.append(
             Started(
                 id=message.id or start.id,
@@ -133,19 +157,20 @@ class AnthropicReader(FrameReader):
         elif block.type == "thinking" and block.thinking:
             events.append(ReasoningDelta(text=block.thinking))
         elif block.type == "tool_use":
-            if unclosed := self._calls.get(index):
-                events.append(unclosed.ended())
-            call = self._calls[index] = OpenCall(block.id or f"toolu_{index}", block.name or "")
-            events.append(call.started())
-            if block.input:  # whole at once, from servers that do not stream arguments
-                events.append(call.add(msgspec.json.encode(block.input).decode()))
+            # Whole at once, from servers that do not stream arguments. First: it may be nested too deep to be encoded.
+            arguments = msgspec.json.encode(block.input).decode() if block.input else ""
+            if unclosed := self._blocks.get(index):
+                self._end_call(unclosed, events)
+            call = self._blocks[index] = self._begin_call(block.id, block.name, events)
+            if arguments:
+                events.append(call.add(arguments))
 
     def _read_delta(self, index: int, delta: _Delta, events: list[Event]) -> None:
         if delta.type == "text_delta" and delta.text:
             events.append(TextDelta(text=delta.text))
         elif delta.type == "thinking_delta" and delta.thinking:
             events.append(ReasoningDelta(text=delta.thinking))
-        elif delta.type == "input_json_delta" and delta.partial_json and (call := self._calls.get(index)):
+        elif delta.type == "input_json_delta" and delta.partial_json and (call := self._blocks.get(index)):
             events.append(call.add(delta.partial_json))
 
     def _counted(self) -> Usage | None:
@@ -153,8 +178,5 @@ class AnthropicReader(FrameReader):
             return None
         return Usage(input_tokens=self._input_tokens or 0, output_tokens=self._output_tokens)
 
-    def _end(self, events: list[Event]) -> None:
-        events += [call.ended() for call in self._calls.values()]
-        if (usage := self._counted()) is not None:
-            events.append(usage)
-        events.append(Finished(reason=self._reason, stop_sequence=self._stop_sequence))
+    def _finished(self) -> Finished:
+        return Finished(reason=self._reason, stop_sequence=self._stop_sequence)

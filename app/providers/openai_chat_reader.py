@@ -2,9 +2,11 @@
 
     role chunk, content chunks, a chunk with finish_reason, [choices:[] + usage], `[DONE]`
 
-Variants in the wild, all read: reasoning as `reasoning_content` (DeepSeek, older vLLM) or `reasoning` (vLLM >= 0.11);
-usage on the finish chunk, or on every chunk (the last counts); names and ids of tool calls repeated in every delta;
-no `[DONE]`; errors as `data: {"error": {...}}`, as `{"error": "text"}`, or under `event: error`, flat.
+Variants in the wild, all read: reasoning as `reasoning_content` (DeepSeek, older vLLM) or `reasoning` (vLLM >= 0.11),
+or content as a list of parts (Mistral's thinking models); usage on the finish chunk, or on every chunk (the last
+counts); names and ids of tool calls repeated in every delta, indices left out or always 0 (Gemini); `stop` after a tool
+call (Gemini, and OpenAI where the call was forced); no `[DONE]`; errors as `data: {"error": {...}}`, as
+`{"error": "text"}`, under `event: error`, flat, or as a finish reason.
 """
 
 from __future__ import annotations
@@ -24,7 +26,11 @@ FINISH_REASONS: dict[str, FinishReason] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "content_filter": "content_filter",
+    "sensitive": "content_filter",  # Zhipu
+    "model_length": "length",  # Mistral
 }
+# The answer was broken off: OpenRouter and Mistral; vLLM and SGLang; DeepSeek; Zhipu.
+BROKEN_OFF = frozenset({"error", "abort", "insufficient_system_resource", "network_error"})
 
 
 class _Function(msgspec.Struct):
@@ -38,8 +44,15 @@ class _ToolCall(msgspec.Struct):
     function: _Function | None = None
 
 
+class _Part(msgspec.Struct):
+    """`{"type": "text", "text"}`, or `{"type": "thinking", "thinking": [text parts]}`."""
+
+    text: str | None = None
+    thinking: list[_Part] | None = None
+
+
 class _Delta(msgspec.Struct):
-    content: str | None = None
+    content: str | list[_Part] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -53,8 +66,8 @@ class _Choice(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: int | float | None = None
+    completion_tokens: int | float | None = None
 
 
 class _Chunk(msgspec.Struct):
@@ -80,6 +93,9 @@ class OpenAIChatReader(FrameReader):
         self._keep_model = keep_model
         self._reason: FinishReason | None = None
         self._usage: Usage | None = None
+        # The call that a delta's index, or its id, means; under None the one begun last.
+        self._at_index: dict[int | None, OpenCall] = {}
+        self._by_id: dict[str, OpenCall] = {}
 
     def _read(self, frame: Frame, events: list[Event]) -> None:
         if frame.data.startswith(b"[DONE]"):
@@ -88,20 +104,21 @@ class OpenAIChatReader(FrameReader):
             else:
                 self._fail(StreamBroken("the provider's stream was empty; try again"), events)
             return
+        if frame.event == b"error":
+            self._fail_as_said(_decode_any(frame.data), events)
+            return
         chunk = _decode(frame.data)
-        if chunk.error is None and frame.event == b"error":
-            chunk.error = _decode_any(frame.data)
-        if chunk.error is not None:
-            self._fail_as_said(chunk.error, events)
+        if chunk.error:  # not `{}` or "": the official SDKs too ask for one that says something
+            self._fail_as_said({"error": chunk.error}, events)
             return
         if self._start is not None and (chunk.choices or chunk.id):
             self._open(chunk, self._start, events)
-        if chunk.usage is not None:
+        if chunk.usage is not None and chunk.usage.completion_tokens is not None:
             self._usage = Usage(
-                input_tokens=chunk.usage.prompt_tokens or 0, output_tokens=chunk.usage.completion_tokens or 0
+                input_tokens=int(chunk.usage.prompt_tokens or 0), output_tokens=int(chunk.usage.completion_tokens)
             )
         for choice in chunk.choices or ():
-            if not choice.index:  # we never ask for a second choice; 0 and absent are the first
+            if not choice.index and not self._ended:  # we never ask for a second choice; 0 and absent are the first
                 self._read_choice(choice, events)
 
     def _open(self, chunk: _Chunk, start: Started, events: list[Event]) -> None:
@@ -120,35 +137,46 @@ class OpenAIChatReader(FrameReader):
         if delta is not None and not self.answered:
             if reasoning := delta.reasoning_content or delta.reasoning:
                 events.append(ReasoningDelta(text=reasoning))
-            if text := delta.content or delta.refusal:
+            if isinstance(delta.content, list):
+                self._read_parts(delta.content, events)
+            elif text := delta.content or delta.refusal:
                 events.append(TextDelta(text=text))
             for call in delta.tool_calls or ():
                 self._read_call(call, events)
-        if choice.finish_reason and not self.answered:
+        if choice.finish_reason in BROKEN_OFF:
+            broken = f"the provider broke the answer off ({choice.finish_reason}); try again"
+            self._settle(StreamBroken(broken), events)
+        elif choice.finish_reason and not self.answered:
             self.answered = True
             # A reason this table does not know is still an end: the provider has said all it will.
             self._reason = FINISH_REASONS.get(choice.finish_reason, "stop")
 
-    def _read_call(self, call: _ToolCall, events: list[Event]) -> None:
-        function = call.function or _Function()
-        index = len(self._calls) if call.index is None else call.index
-        known = self._calls.get(index)
-        if known is None or (call.id and call.id != known.call_id):
-            if known is not None:  # some providers give every call the index 0 and only another id
-                index = max(self._calls) + 1
-            taken = {open_call.call_id for open_call in self._calls.values()}
-            call_id = call.id if call.id and call.id not in taken else f"call_{index}"
-            known = self._calls[index] = OpenCall(call_id, function.name or "")
-            events.append(known.started())
+    def _read_parts(self, parts: list[_Part], events: list[Event]) -> None:
+        for part in parts:
+            if thought := "".join(inner.text or "" for inner in part.thinking or ()):
+                events.append(ReasoningDelta(text=thought))
+            if part.text:
+                events.append(TextDelta(text=part.text))
+
+    def _read_call(self, said: _ToolCall, events: list[Event]) -> None:
+        function = said.function or _Function()
+        call = self._at_index.get(said.index)
+        if call is not None and said.id in self._by_id:
+            call = self._by_id[said.id]
+        elif call is not None and function.name and (said.id or said.index is None):
+            call = None  # a name with a new id, or with nothing else to tell calls apart by, begins another call
+        if call is None:
+            call = self._begin_call(said.id, function.name, events)
+            self._at_index[said.index] = self._at_index[None] = call
+            if said.id:
+                self._by_id[said.id] = call
         if function.arguments:
-            events.append(known.add(function.arguments))
+            events.append(call.add(function.arguments))
 
     def _counted(self) -> Usage | None:
         return self._usage
 
-    def _end(self, events: list[Event]) -> None:
-        events += [call.ended() for call in self._calls.values()]
-        if self._usage is not None:
-            events.append(self._usage)
+    def _finished(self) -> Finished:
         # `[DONE]` without a finish reason: some servers send none. They said the stream is complete, so it is.
-        events.append(Finished(reason=self._reason or ("tool_calls" if self._calls else "stop")))
+        reason = self._reason or "stop"
+        return Finished(reason="tool_calls" if reason == "stop" and self._call_ids else reason)

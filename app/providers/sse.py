@@ -1,7 +1,8 @@
 """Bytes to SSE frames (WHATWG HTML, 9.2.6), for the readers.
 
 Line ends are CR, LF or CRLF, also split between two reads; `data` lines join with LF; comments and unknown fields are
-passed over; a block without data is no frame; one leading BOM goes. Two divergences, on purpose:
+passed over; a block without data is no frame; one leading BOM goes. Data stays bytes: whoever reads it decodes it. Two
+divergences, on purpose:
 
 * a block that the body's end leaves without its blank line is given by `finish` (the specification drops it): what a
   provider forgot to close is judged by what is in it, and half a JSON is still no frame;

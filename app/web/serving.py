@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import math
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
+import msgspec
 import pydantic_core
 from flask import Blueprint, Flask, Request, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -95,27 +98,61 @@ def authorize(here: House, request: Request) -> None:
 def json_body(here: House, request: Request) -> Mapping[str, Any]:
     """The request's JSON object. The media type is not insisted on (`curl -d` says form), with one exception: a page of
     another site may post a form without asking the browser's permission, so that is refused."""
-    limit = here.settings.server.max_body_bytes
-    if request.headers.get("Sec-Fetch-Site") == "cross-site" and not request.is_json:
+    if from_another_site(request) and not request.is_json:
         raise UnsupportedMediaType("send Content-Type: application/json")
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("send the body uncompressed: Content-Encoding is not supported on requests")
-    request.max_content_length = limit
-    try:
-        raw = request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        raise PayloadTooLarge(f"the body is larger than {limit} bytes (server.max_body_bytes)") from None
-    except Exception as exc:  # the server's own, for a body whose framing is broken; it has no common class
-        raise InvalidRequest("the body can't be read: it ended early or its chunks are malformed") from exc
+    raw = _read(request, here.settings.server.max_body_bytes)
     if not raw:
         raise InvalidRequest("the body is empty; send a JSON object")
     try:
-        body = pydantic_core.from_json(raw, allow_inf_nan=False)
+        body = pydantic_core.from_json(raw, allow_inf_nan=False)  # at most 200 levels deep
     except ValueError as exc:
         raise InvalidRequest(f"the body is not valid JSON: {exc}") from None
     if not isinstance(body, dict):
         raise InvalidRequest(f"the body must be a JSON object, not {_json_name(body)}")
+    try:
+        msgspec.json.decode(raw)
+    except msgspec.MsgspecError:  # `1e999`: the other reads it as an infinity, which no JSON can pass on
+        field = _infinite(body)
+        raise InvalidRequest(f"{field}: the number is out of range", param=field) from None
     return body
+
+
+def _infinite(value: object, at: str = "") -> str | None:
+    """Where in a body an infinity stands, as `messages[0].n`."""
+    if isinstance(value, float) and math.isinf(value):
+        return at
+    parts: Iterable[tuple[str, object]] = ()
+    if isinstance(value, dict):
+        parts = ((f"{at}.{name}" if at else name, part) for name, part in value.items())
+    elif isinstance(value, list):
+        parts = ((f"{at}[{index}]", part) for index, part in enumerate(value))
+    return next((found for where, part in parts if (found := _infinite(part, where)) is not None), None)
+
+
+def from_another_site(request: Request) -> bool:
+    """Whether a browser says that a page of another site asks."""
+    return request.headers.get("Sec-Fetch-Site") == "cross-site"
+
+
+def _read(request: Request, limit: int) -> bytes:
+    """The whole body, of at most `limit` bytes; one that is larger is refused without reading the rest."""
+    announced = request.content_length  # None for a chunked body
+    too_large = PayloadTooLarge(f"the body is larger than {limit} bytes (server.max_body_bytes)")
+    if announced is not None and announced > limit:
+        raise too_large
+    # A chunked body is cut off there in silence (werkzeug's `readall` leaves out the check), so one byte more tells.
+    request.max_content_length = limit + 1
+    try:
+        raw = request.get_data(cache=False)
+    except Exception as exc:  # the server's own, for a body whose framing is broken; it has no common class
+        raise InvalidRequest("the body can't be read: it ended early or its chunks are malformed") from exc
+    if len(raw) > limit:
+        raise too_large
+    if announced is not None and len(raw) < announced:
+        raise InvalidRequest(f"the body ended early: {len(raw)} of {announced} bytes came")
+    return raw
 
 
 def _json_name(value: object) -> str:
@@ -124,7 +161,19 @@ def _json_name(value: object) -> str:
 
 
 def query_body(request: Request, fields: tuple[str, ...]) -> dict[str, Any]:
-    """The query string as a body, for GET. Raises `InvalidRequest` for an unknown parameter, or a doubled one."""
+    """The query string as a body, for GET. Raises `InvalidRequest` for an unknown parameter, or a doubled one.
+
+    An image or an EventSource on any page can GET from here without asking the browser's permission, and an answer
+    costs, read or not: so a page of another site is refused.
+    """
+    if from_another_site(request):
+        raise InvalidRequest(
+            "a page of another site can't ask here by GET; use POST with Content-Type: application/json"
+        )
+    try:
+        unquote_to_bytes(request.query_string).decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest("the query string is not UTF-8") from None
     for name, values in request.args.lists():
         if name not in fields:
             raise InvalidRequest(f"unknown parameter {name!r}; {nearest(name, fields)}", param=name)
@@ -179,4 +228,5 @@ def _ours(exc: Exception) -> SluicewayError:
 
 
 def _routes() -> list[str]:
-    return sorted({rule.rule for rule in current_app.url_map.iter_rules() if rule.endpoint != "static"})
+    # Files are no routes to be proposed; a blueprint's endpoint for its own is "door.static".
+    return sorted({rule.rule for rule in current_app.url_map.iter_rules() if not rule.endpoint.endswith("static")})
