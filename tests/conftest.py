@@ -68,7 +68,11 @@ class Service:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        eventually(self._answers, within_s=30, what="the server's first answer")
+        try:
+            eventually(self._answers, within_s=60, what="the server's first answer")
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def log(self) -> str:
@@ -77,7 +81,7 @@ class Service:
     def _answers(self) -> bool:
         if self.process.poll() is not None:
             pytest.fail(f"the server did not start:\n{self.log}")
-        with contextlib.suppress(requests.ConnectionError):
+        with contextlib.suppress(requests.ConnectionError, requests.Timeout):
             return requests.get(f"{self.url}/healthz", timeout=5).status_code == 200
         return False
 
