@@ -225,6 +225,7 @@ def load_settings(config: Mapping[str, object] | None = None, environ: Mapping[s
         if reserved in tree:
             raise SettingsError(f"{origin[(reserved,)]}: unknown key {reserved!r}")
     tree["keys"] = _keys(tree, environ)
+    _point_where_the_sdks_would(tree, environ, origin)
     tables = {path[:-1] for path in origin}
     tree["without_effect"] = tuple(sorted(".".join(path) for path in origin if _not_yet(path) and path not in tables))
     try:
@@ -308,6 +309,23 @@ def _keys(tree: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]
         if isinstance(variable, str) and (key := environ.get(variable, "").strip()):
             found[name] = key
     return found
+
+
+# The SDKs' own variables for another server of their protocol.
+_SDK_BASE_URLS = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}
+
+
+def _point_where_the_sdks_would(
+    tree: dict[str, Any], environ: Mapping[str, str], origin: dict[tuple[str, ...], str]
+) -> None:
+    """Fill in the SDKs' base URLs. A server given by its URL alone, without a key, is one that asks for none."""
+    for name, variable in _SDK_BASE_URLS.items():
+        table = tree["providers"].get(name) if isinstance(tree["providers"], Mapping) else None
+        if isinstance(table, dict) and "base_url" not in table and (url := environ.get(variable, "").strip()):
+            table["base_url"] = url
+            origin["providers", name, "base_url"] = f"environment {variable}"
+            if name not in tree["keys"]:
+                table["api_key_env"] = None
 
 
 def _not_yet(path: tuple[str, ...]) -> bool:

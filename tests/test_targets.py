@@ -289,3 +289,12 @@ def test_known_lists_the_default_first_and_no_patterns(named: Named) -> None:
         "anthropic/claude-opus-4-7",
     ]
     assert named("", HOME="/").known() == ["local/smollm2-135m-instruct"]
+
+
+def test_a_server_given_by_its_url_alone_needs_no_key() -> None:
+    """`OPENAI_BASE_URL=http://gpu:8000/v1` and nothing else: what the SDKs would ask, without a key."""
+    settings = load_settings({}, {"OPENAI_BASE_URL": "http://gpu:8000/v1", "ANTHROPIC_API_KEY": "sk-ant-0123456789"})
+    assert settings.providers["openai"].base_url == "http://gpu:8000/v1"
+    assert settings.providers["anthropic"].base_url is None
+    assert Targets(settings).find("qwen3", provider="openai").name == "openai/qwen3"
+    assert "openai" not in settings.keys

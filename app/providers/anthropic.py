@@ -36,7 +36,7 @@ class Anthropic:
         self._key = key
         self._client = anthropic.Anthropic(
             api_key=key or "none",
-            base_url=settings.base_url,  # None: the SDK's own, ANTHROPIC_BASE_URL included
+            base_url=settings.base_url,  # None: the SDK's own
             max_retries=0,
             http_client=http_client(),
         )

@@ -36,7 +36,7 @@ class OpenAI:
         self._key = key
         self._client = openai.OpenAI(
             api_key=key or "none",
-            base_url=settings.base_url,  # None: the SDK's own, OPENAI_BASE_URL included
+            base_url=settings.base_url,  # None: the SDK's own
             max_retries=0,
             http_client=http_client(),
             default_headers=self.headers,
