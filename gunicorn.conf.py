@@ -9,6 +9,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import ipaddress
 import os
 import secrets
 import signal
@@ -25,18 +26,18 @@ worker_class = "gevent"
 bind = "127.0.0.1:8000"
 
 # A worker is one core's worth: two let one answer while the other is replaced or busy. More cores: WEB_CONCURRENCY.
-workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 
-# Connections a worker accepts. Beyond it they hang in the backlog without an answer, so the app refuses long before
-# ([server] max_streams = 1000, with 503 and Retry-After), and health checks and idle connections still get in.
+# Connections a worker accepts. Beyond it they hang in the backlog without an answer, so this is far above what a worker
+# can serve at a good pace (about a thousand streams), and health checks and idle connections still get in.
 worker_connections = 4000
 
 # Seconds an idle connection is kept. Long enough for a page's next request, short because idle connections hold up a
-# shutdown for as long. Behind nginx: `keepalive 0` upstream, or it reuses one in the moment we close it (502).
+# shutdown for as long. (nginx/sluiceway.conf keeps none: it would reuse one in the moment we close it, and answer 502.)
 keepalive = 5
 
-# Above [server] drain_s = 20: streams end by themselves with a final event before they are cut. The kill delay of
-# whatever stops us must be longer still.
+# Seconds that open streams have after TERM or HUP before they are cut. The kill delay of whatever stops us (systemd, an
+# orchestrator) must be longer.
 graceful_timeout = 30
 
 # A worker whose event loop did not turn for this long is replaced. No limit on a stream: streaming turns the loop.
@@ -45,16 +46,16 @@ timeout = 30
 # Never retire a worker by count: it closes its listener at once, and its successor starts only after its last stream.
 max_requests = 0
 
-# The app logs one line per stream at its end, when the outcome is known. --access-logfile=- gives gunicorn's as well.
+# gunicorn's line per request is written when a stream ends and tells nothing of how. --access-logfile=- turns it on.
 accesslog = None
 
 # Its default place is one per user: a second server takes it from the first. Signals do all that is needed.
 control_socket_disable = True
 
 
-# From the fork until it has signal handlers of its own a worker has the master's, which would swallow a stop; the master
-# would then wait for it until graceful_timeout. So it is born with these signals blocked, and until the app loads they
-# end it at once: there is nothing to finish yet. SIGINT stays blocked, as the terminal's Ctrl-C goes to the whole
+# From the fork until it has signal handlers of its own, a worker has the master's, which would swallow a stop; then the
+# master would wait for it until graceful_timeout. So it is born with these signals blocked, and until the app loads
+# they end it at once: there is nothing to finish yet. SIGINT stays blocked, as the terminal's Ctrl-C goes to the whole
 # foreground group: a worker that got it beside the master's SIGQUIT would end with a traceback.
 _STOPS = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
 
@@ -69,6 +70,21 @@ def post_fork(server: Any, worker: Any) -> None:
     for stop in _STOPS - {signal.SIGINT}:
         signal.signal(stop, lambda *_: os._exit(0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS - {signal.SIGINT})
+
+
+def post_worker_init(worker: Any) -> None:
+    """Say it loudly where a server without keys can be reached from elsewhere."""
+    sluiceway = getattr(worker.wsgi, "extensions", {}).get("sluiceway")
+    if sluiceway is None or sluiceway.house.settings.server.api_keys_sha256:
+        return
+    for sock in worker.sockets:
+        address = sock.getsockname()
+        if isinstance(address, tuple) and not ipaddress.ip_address(address[0]).is_loopback:
+            worker.log.warning(
+                "OPEN TO EVERYBODY: listening on %s without [server] api_keys_sha256; whoever reaches this address "
+                "spends your tokens",
+                address[0],
+            )
 
 
 # The embedded model (app/local_model.py) is a process beside the workers, started and ended with the server. It learns

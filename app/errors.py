@@ -51,6 +51,7 @@ class SluicewayError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
+        self.request_id = ""  # set where the error meets its request
 
     @property
     def headers(self) -> dict[str, str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Generator, Mapping
+
 import msgspec
 from flask import Response
 
@@ -66,7 +67,7 @@ def answer(house: House, form: Format, request: ChatRequest, target: Target, *, 
     except BaseException:
         batches.close()
         raise
-    return streamed(first, batches, form.encoder(request), form.mimetype)
+    return streamed(first, batches, form.encoder(request), form.mimetype, request_id=request_id)
 
 
 def _events(house: House, request: ChatRequest, target: Target, request_id: str) -> Generator[list[Event], None, None]:
@@ -80,6 +81,7 @@ def _events(house: House, request: ChatRequest, target: Target, request_id: str)
             for events in tries:
                 counted = books.feed(events)
                 if isinstance(counted[-1], Failed):
+                    counted[-1].error.request_id = request_id
                     _log_failure(counted[-1].error, target, request_id)
                 yield counted
         except SluicewayError as exc:

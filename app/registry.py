@@ -15,7 +15,7 @@ from typing import Generic, TypeVar, cast
 T = TypeVar("T")
 
 
-# No name of ours comes near it. difflib indexes what it compares: a name of 1 MB would hold up the event loop for 0.2 s.
+# No name of ours comes near it. difflib indexes what it compares: 1 MB would hold up the event loop for 0.2 s.
 _LONGEST_COMPARED = 100
 
 

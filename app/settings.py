@@ -145,7 +145,7 @@ class Local(_Section):
     port: Annotated[int, Field(ge=1, le=65_535, strict=True)] | None = None
     api_key: str | None = Field(default=None, repr=False)
     path: Path | None = None  # where `make setup` put it; None: local-model/ in the virtual environment
-    threads: Count | None = None  # None: all cores
+    threads: Count | None = None  # None: all cores but one
 
 
 class ProviderSettings(_Section):

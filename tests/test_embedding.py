@@ -134,8 +134,9 @@ def test_two_apps_are_two_houses(keys: FakeProvider) -> None:
     first = create_app({"SLUICEWAY": {"models": {"a": {"target": "openai/fake-n1"}}}})
     second = create_app({"SLUICEWAY": {"models": {"b": {"target": "openai/fake-n2"}}}})
     assert [names(app)[1] for app in (first, second)] == ["a", "b"]
-    assert texts(first.test_client().post("/v1/streams", json={"model": "a", "prompt": "hi"})) == answer("fake-n1").text
-    assert texts(second.test_client().post("/v1/streams", json={"model": "b", "prompt": "hi"})) == answer("fake-n2").text
+    for app, name, model in ((first, "a", "fake-n1"), (second, "b", "fake-n2")):
+        said = app.test_client().post("/v1/streams", json={"model": name, "prompt": "hi"})
+        assert texts(said) == answer(model).text
 
 
 def names(app: Flask) -> list[str]:

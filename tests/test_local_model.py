@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import re
 import signal
 import socket
@@ -45,6 +44,25 @@ class Marked:
     def __init__(self) -> None:
         # Wanted, whatever keys the machine has. SLUICEWAY_TEST holds no double underscore, so it is no setting.
         self.env = {"SLUICEWAY_TEST": uuid.uuid4().hex, "SLUICEWAY_LOCAL__ENABLED": "true"}
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *command: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **self.env, **(env or {})}, **options)
+        self._started.append(process)
+        return process
+
+    def gunicorn(self, app: str, port: int) -> subprocess.Popen[bytes]:
+        """A server in a process group of its own, as a terminal's foreground group is."""
+        command = (sys.executable, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{port}")
+        return self.start(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def kill(self) -> None:
+        """End whatever a failed test has left."""
+        for pid in self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for process in self._started:
+            process.communicate()
 
     def alive(self) -> dict[int, str]:
         found = {}
@@ -83,9 +101,7 @@ def service(start_service: StartService) -> Service:
 def marked() -> Iterator[Marked]:
     marked = Marked()
     yield marked
-    for pid in marked.alive():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    marked.kill()
 
 
 def chunks(service: Service, prompt: str) -> Iterator[dict[str, Any]]:
@@ -138,8 +154,7 @@ def test_chunks_name_the_model_and_no_file(service: Service) -> None:
 def test_its_server_lets_nobody_in_without_the_key(marked: Marked) -> None:
     port = free_port()
     own = {"SLUICEWAY_LOCAL__PORT": str(port), "SLUICEWAY_LOCAL__API_KEY": "local-key"}
-    command = [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", "app.local_model"]
-    model = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **marked.env, **own})
+    model = marked.start(sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", "app.local_model", env=own)
     eventually(lambda: is_ready(port, "local-key"), within_s=60, what="the model")
 
     assert not is_ready(port, "another key")
@@ -237,7 +252,7 @@ ENDS: dict[str, Callable[[subprocess.Popen[bytes]], None]] = {
 @pytest.mark.parametrize("phase", ["starting", "serving"])
 def test_no_process_is_left(marked: Marked, end: str, phase: str) -> None:
     port = free_port()
-    master = gunicorn("wsgi:app", port, marked)
+    master = marked.gunicorn("wsgi:app", port)
     eventually(marked.models, within_s=30, what="the model's process")
     if phase == "serving":
         wait_until_ready(f"http://127.0.0.1:{port}")
@@ -254,25 +269,13 @@ def test_no_process_is_left(marked: Marked, end: str, phase: str) -> None:
 def test_a_failed_start_leaves_nothing(marked: Marked, failure: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         if failure == "no such app":
-            master = gunicorn("nothing:here", free_port(), marked)
+            master = marked.gunicorn("nothing:here", free_port())
         else:
-            master = gunicorn("wsgi:app", taken.getsockname()[1], marked)
+            master = marked.gunicorn("wsgi:app", taken.getsockname()[1])
         master.communicate(timeout=30)
 
     assert master.returncode != 0
     marked.wait_until_gone()
-
-
-def gunicorn(app: str, port: int, marked: Marked) -> subprocess.Popen[bytes]:
-    """A server in a process group of its own, as a terminal's foreground group is."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{port}"],
-        cwd=ROOT,
-        env={**os.environ, **marked.env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
 
 
 def test_it_outlives_the_streams_of_a_drain(start_service: StartService, marked: Marked) -> None:
@@ -314,17 +317,10 @@ def test_a_reload_keeps_it_and_starts_a_crashed_one_again(start_service: StartSe
 
 @pytest.mark.skipif(not Path(ROOT, ".venv/local-model/.installed").exists(), reason="make setup has not run here")
 def test_ctrl_c_under_make_run_ends_everything_quietly(marked: Marked) -> None:
-    terminal, inside = pty.openpty()
+    terminal, inside = os.openpty()
     bind = {"GUNICORN_CMD_ARGS": f"--bind 127.0.0.1:{free_port()}"}
     # setsid makes that terminal the controlling one: then the byte of Ctrl-C is a signal to the foreground group.
-    make = subprocess.Popen(
-        ["setsid", "--ctty", "make", "run"],
-        cwd=ROOT,
-        env={**os.environ, **marked.env, **bind},
-        stdin=inside,
-        stdout=inside,
-        stderr=inside,
-    )
+    make = marked.start("setsid", "--ctty", "make", "run", env=bind, stdin=inside, stdout=inside, stderr=inside)
     os.close(inside)
     shown = bytearray()
     reader = threading.Thread(target=_read_all, args=(terminal, shown))

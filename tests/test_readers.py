@@ -393,6 +393,10 @@ OPENAI: dict[str, tuple[bytes, Seen]] = {
         )
         for said in ("error", "abort", "insufficient_system_resource", "network_error")
     },
+    "a failure is said once, though two choices bring it": (
+        HI + chunk(choices=[{"finish_reason": "error"}, {"finish_reason": "error"}]),
+        hi(StreamBroken),
+    ),
     "the first finish reason counts": (HI + STOP + chunk(finish_reason="length") + DONE, hi(*stop())),
     "no finish reason, but [DONE]": (HI + DONE, hi(*stop())),
     "no finish reason, but a call and [DONE]": (

@@ -132,8 +132,8 @@ class AnthropicMessages:
         ]
         return {**_message(start, content), **_stop(finish), "usage": usage_object(answer.usage)}
 
-    def error(self, error: SluicewayError, request_id: str) -> Any:
-        return {**error_object(error), "request_id": request_id}
+    def error(self, error: SluicewayError) -> Any:
+        return error_object(error)
 
 
 def _text(content: str | list[Block] | None, where: str, foreign: list[str]) -> str:
@@ -175,7 +175,9 @@ def usage_object(usage: Usage) -> dict[str, int]:
 
 def error_object(error: SluicewayError) -> dict[str, Any]:
     general = "invalid_request_error" if error.http_status < 500 else "api_error"
-    return {"type": "error", "error": {"type": ERROR_TYPES.get(error.code, general), "message": error.message}}
+    kind = ERROR_TYPES.get(error.code, general)
+    body: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": error.message}}
+    return {**body, "request_id": error.request_id} if error.request_id else body
 
 
 # What a block of each kind is when it opens.

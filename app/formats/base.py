@@ -36,7 +36,7 @@ class Format(Protocol):
     def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
         """The JSON object of an answer that is not streamed."""
 
-    def error(self, error: SluicewayError, request_id: str) -> Any:
+    def error(self, error: SluicewayError) -> Any:
         """The JSON object of an error before the first byte."""
 
 
@@ -172,7 +172,7 @@ def data_frame(value: Any) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-def error_object(error: SluicewayError, request_id: str = "") -> dict[str, Any]:
+def error_object(error: SluicewayError) -> dict[str, Any]:
     """The native shape of an error: `{code, message, retryable, status, request_id?, param?}`."""
     body: dict[str, Any] = {
         "code": error.code,
@@ -180,8 +180,8 @@ def error_object(error: SluicewayError, request_id: str = "") -> dict[str, Any]:
         "retryable": error.retryable,
         "status": error.http_status,
     }
-    if request_id:
-        body["request_id"] = request_id
+    if error.request_id:
+        body["request_id"] = error.request_id
     if error.param:
         body["param"] = error.param
     return body

@@ -87,8 +87,8 @@ class NativeSSE:
             "finish": plain(finish),
         }
 
-    def error(self, error: SluicewayError, request_id: str) -> Any:
-        return {"error": error_object(error, request_id)}
+    def error(self, error: SluicewayError) -> Any:
+        return {"error": error_object(error)}
 
 
 class NDJSON(NativeSSE):

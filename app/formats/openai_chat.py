@@ -154,7 +154,7 @@ class OpenAIChat:
             "usage": usage_object(answer.usage),
         }
 
-    def error(self, error: SluicewayError, request_id: str) -> Any:
+    def error(self, error: SluicewayError) -> Any:
         return {"error": error_object(error)}
 
 

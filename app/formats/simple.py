@@ -83,5 +83,5 @@ class SimpleFormat:
     def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
         raise NotImplementedError("the simple routes always stream")
 
-    def error(self, error: SluicewayError, request_id: str) -> Any:
-        return {"error": error_object(error, request_id)}
+    def error(self, error: SluicewayError) -> Any:
+        return {"error": error_object(error)}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import httpx2
 
@@ -75,17 +75,42 @@ class Provider(Protocol):
         """Give back the pooled connections."""
 
 
-# What the large providers answer when a prompt does not fit: OpenAI's code, Anthropic's and llama.cpp's sentences.
-_CONTEXT_LENGTH = re.compile(
-    r"context_length_exceeded|prompt is too long|exceed_context_size|maximum context length"
-    r"|exceeds? the (available )?context|context window",
-    re.IGNORECASE,
-)
-_CONTENT_FILTER = re.compile(r"content_filter|content (management|filtering) policy|content_policy_violation", re.IGNORECASE)
+class _Row(NamedTuple):
+    """One row of the table below: which answers are of this class, and what is said of them."""
 
-# 408 and 409 are the provider's "not now" as much as a 5xx is; 529 is Anthropic's "overloaded".
-_AUTH = frozenset({401, 403})
-_UNAVAILABLE = frozenset({408, 409})
+    statuses: Container[int]  # over HTTP
+    kind: str  # in the stream, where there is no status any more: the provider's own type and code, a pattern
+    said: str  # in either, what the provider's words must hold ("": anything), a pattern
+    error: type[ProviderError]
+    sentence: str
+
+
+# The first row that fits decides, so the more special stands before the more general. 408 and 409 are a provider's
+# "not now" as much as a 5xx is; 529 is Anthropic's "overloaded". The sentences of a prompt that does not fit are
+# OpenAI's code, Anthropic's and llama.cpp's words.
+_FAILURES = (
+    _Row({401, 402, 403}, "authentication|permission|invalid_api_key|billing", "", ProviderAuth, "refused our key"),
+    _Row({429}, "rate_limit|insufficient_quota", "", ProviderRateLimited, "is limiting our rate"),
+    _Row(range(500, 600), "overloaded|server_error|api_error", "", ProviderOverloaded, "can't answer now"),
+    _Row({408, 409}, "timeout_error|conflict_error", "", ProviderUnavailable, "asks to try again"),
+    _Row(
+        range(400, 500),
+        "",
+        r"context_length_exceeded|prompt is too long|exceed_context_size|maximum context length"
+        r"|exceeds? the (available )?context|context window",
+        ContextLengthExceeded,
+        "finds the prompt too long for the model",
+    ),
+    _Row(
+        range(400, 500),
+        "",
+        r"content_filter|content (management|filtering) policy|content_policy_violation",
+        ContentFiltered,
+        "filtered the content",
+    ),
+    _Row(range(400, 500), "invalid_request|not_found|too_large", "", ProviderRejected, "refused the request"),
+    _Row(range(1000), "", "", ProviderUnavailable, "failed"),
+)
 
 
 def provider_failure(
@@ -102,23 +127,19 @@ def provider_failure(
     `kind` is the provider's own type and code, joined. The message goes on to the client where it helps to mend the
     request, scrubbed; where only our operator can act (a wrong key) it does not.
     """
-    said = scrub(message, secret)
-    saying = f": {said}" if said else ""
-    if status in _AUTH or (status is None and re.search(r"authentication|permission|invalid_api_key", kind)):
-        return ProviderAuth(f"provider {provider!r} refused our key; the operator has to check it")
-    if status == 429 or (status is None and re.search(r"rate_limit|insufficient_quota", kind)):
-        return ProviderRateLimited(f"provider {provider!r} is limiting our rate{saying}", retry_after_s=retry_after_s)
-    if (status is not None and status >= 500) or (status is None and re.search(r"overloaded|server_error|api_error", kind)):
-        return ProviderOverloaded(f"provider {provider!r} can't answer now{saying}", retry_after_s=retry_after_s)
-    if status in _UNAVAILABLE:
-        return ProviderUnavailable(f"provider {provider!r} asks to try again{saying}", retry_after_s=retry_after_s)
-    if _CONTEXT_LENGTH.search(f"{kind} {message}"):
-        return ContextLengthExceeded(f"the prompt is too long for the model{saying}")
-    if _CONTENT_FILTER.search(f"{kind} {message}"):
-        return ContentFiltered(f"provider {provider!r} filtered the content{saying}")
-    if status is not None or re.search(r"invalid_request|not_found|too_large", kind):
-        return ProviderRejected(f"provider {provider!r} refused the request{saying}")
-    return ProviderUnavailable(f"provider {provider!r} failed{saying}")
+    said = f"{kind} {message}"
+    row = next(
+        row
+        for row in _FAILURES
+        if (re.search(row.kind, kind) if status is None else status in row.statuses)
+        and re.search(row.said, said, re.IGNORECASE)
+    )
+    text = f"provider {provider!r} {row.sentence}"
+    if row.error is ProviderAuth:
+        return ProviderAuth(f"{text}; the operator has to check it")
+    if detail := scrub(message, secret):
+        text = f"{text}: {detail}"
+    return row.error(text, retry_after_s=retry_after_s)
 
 
 def sdk_failure(provider: str, exc: Exception, clock: Clock, *, secret: str) -> ProviderError:

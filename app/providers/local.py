@@ -24,7 +24,7 @@ DEFAULT_MAX_TOKENS = 512  # a 135M model left alone repeats itself until its con
 class Local(OpenAI):
     """A `base.Provider`."""
 
-    keep_model = True  # llama.cpp reports the path of the weights
+    keep_model = True  # a model of one's own at `local.port` may report a path of its weights
     # llama.cpp drops idle connections after 5 s; on loopback a new one is cheaper than the race against that.
     headers: Mapping[str, str] = {"Connection": "close"}
 

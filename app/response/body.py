@@ -32,10 +32,12 @@ Batches = Generator[list[Event], None, None]
 STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 
-def streamed(first: list[Event], rest: Batches, encoder: Encoder, mimetype: str) -> Response:
+def streamed(first: list[Event], rest: Batches, encoder: Encoder, mimetype: str, *, request_id: str) -> Response:
     """The response of an answer whose first batch is known. Closing it closes `rest`, also if it never started."""
     # `mimetype`, not `content_type`: Flask adds the charset, without which `requests` reads UTF-8 as Latin-1.
-    response = Response(stream_with_context(_written(first, rest, encoder)), mimetype=mimetype, headers=STREAM_HEADERS)
+    response = Response(
+        stream_with_context(_written(first, rest, encoder, request_id)), mimetype=mimetype, headers=STREAM_HEADERS
+    )
     # A generator that was never started has no `finally` to run; this covers a client that is gone before the first
     # byte.
     response.call_on_close(rest.close)
@@ -47,7 +49,7 @@ def whole(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return Response(json_bytes(value), status, mimetype="application/json", headers=dict(headers or {}))
 
 
-def _written(first: list[Event], rest: Batches, encoder: Encoder) -> Generator[bytes, None, None]:
+def _written(first: list[Event], rest: Batches, encoder: Encoder, request_id: str) -> Generator[bytes, None, None]:
     ended = False
     try:
         batch: list[Event] | None = first
@@ -57,8 +59,10 @@ def _written(first: list[Event], rest: Batches, encoder: Encoder) -> Generator[b
                 yield data
             batch = None if ended else next(rest, None)
     except Exception:
-        log.exception("a stream failed by a defect of ours")
+        log.exception("%s a stream failed by a defect of ours", request_id)
     finally:
         rest.close()
     if not ended:
-        yield encoder.feed([Failed(error=Internal("the stream failed inside the service; try again"))])
+        error = Internal("the stream failed inside the service; try again")
+        error.request_id = request_id
+        yield encoder.feed([Failed(error=error)])

@@ -184,8 +184,9 @@ def query_body(request: Request, fields: tuple[str, ...]) -> dict[str, Any]:
 
 def error_response(error: SluicewayError, format_name: str) -> Response:
     """`error` before the first byte, in the format's shape."""
-    value = FORMATS[format_name]().error(error, request_id())
-    return whole(value, error.http_status, {**error.headers, "X-Request-ID": request_id()})
+    error.request_id = request_id()
+    value = FORMATS[format_name]().error(error)
+    return whole(value, error.http_status, {**error.headers, "X-Request-ID": error.request_id})
 
 
 def dress(owner: Blueprint | Flask, format_name: str) -> None:
