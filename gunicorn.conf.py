@@ -10,6 +10,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import ipaddress
+import json
 import os
 import secrets
 import signal
@@ -18,6 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import gunicorn.util
 
 # Many streams of small pieces a process; beside plain gevent, pywsgi changes headers and answers HTTP/1.0 wrongly.
 worker_class = "gevent"
@@ -70,6 +73,28 @@ def post_fork(server: Any, worker: Any) -> None:
     for stop in _STOPS - {signal.SIGINT}:
         signal.signal(stop, lambda *_: os._exit(0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS - {signal.SIGINT})
+
+
+def _write_error(sock: socket.socket, status: int, reason: str, message: str) -> None:
+    """What gunicorn refuses by itself, before there is a request for the app (a request line or headers that are no
+    HTTP, or too long), in JSON that every format's clients can read. It has no setting for this but the function."""
+    error = {
+        "type": "error",
+        "error": {
+            "type": "invalid_request_error" if status < 500 else "api_error",
+            "code": "invalid_request" if status < 500 else "internal",
+            "message": f"{reason}: {message}" if message else reason,
+            "param": None,
+            "retryable": False,
+            "status": status,
+        },
+    }
+    body = json.dumps(error)
+    head = f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    gunicorn.util.write_nonblock(sock, f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("latin-1"))
+
+
+gunicorn.util.write_error = _write_error
 
 
 def post_worker_init(worker: Any) -> None:

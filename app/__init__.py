@@ -94,6 +94,7 @@ class Sluiceway:
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     """The service as an app of its own: every door, JSON errors everywhere. `config` goes into `app.config`."""
     app = Flask("sluiceway", static_folder=None)
+    app.url_map.merge_slashes = False  # a redirect, in HTML, to what the client did not ask for
     app.config.from_mapping(config or {})
     Sluiceway(app, doors=tuple(DOORS))
     dress(app, "native")

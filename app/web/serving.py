@@ -205,6 +205,7 @@ def dress(owner: Blueprint | Flask, format_name: str) -> None:
 
 def format_for(path: str) -> str:
     """Whose shape an error wears where no door was reached (unknown route, wrong method): told by the path."""
+    path = path.replace("//", "/")
     if path.startswith("/v1/messages"):
         return "anthropic_messages"
     return "openai_chat" if path.startswith("/v1/") and not path.startswith("/v1/streams") else "native"
