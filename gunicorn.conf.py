@@ -56,6 +56,24 @@ accesslog = None
 control_socket_disable = True
 
 
+_CHECK = """
+import sys
+from app import SettingsError, load_settings
+try:
+    load_settings()
+except SettingsError as exc:
+    sys.exit(f"sluiceway: {exc}")
+"""
+
+
+def on_starting(server: Any) -> None:
+    # A wrong setting is one sentence here, before anything else runs; in a process of its own, as the master never
+    # imports the app. Left to the workers it is told by each, and where two fail to boot at the same time, gunicorn 27
+    # ends in a traceback.
+    if subprocess.run([sys.executable, "-c", _CHECK], cwd=Path(__file__).parent, check=False).returncode:
+        sys.exit(4)  # gunicorn's own status for an app that can't be loaded
+
+
 # From the fork until it has signal handlers of its own, a worker has the master's, which would swallow a stop; then the
 # master would wait for it until graceful_timeout. So it is born with these signals blocked, and until the app loads
 # they end it at once: there is nothing to finish yet. SIGINT stays blocked, as the terminal's Ctrl-C goes to the whole

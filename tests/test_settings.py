@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, free_port
+from conftest import ROOT, Service, free_port
 
 from app import create_app
 from app.settings import Settings, SettingsError, load_settings
@@ -180,6 +180,18 @@ def test_the_working_directorys_file_is_read_if_there_is_one(tmp_path: Path, mon
     assert load_settings({}, {}) == load_settings({}, {"SLUICEWAY_CONFIG": os.devnull})
     (tmp_path / "sluiceway.toml").write_text("[timeouts]\nidle_s = 9")
     assert load_settings({}, {}).timeouts.idle_s == 9
+
+
+def test_the_sdks_own_base_urls_count_where_the_file_gives_none(load: Load) -> None:
+    elsewhere = {"OPENAI_BASE_URL": "http://gpu:8000/v1", "ANTHROPIC_BASE_URL": " http://claude "}
+    providers = load('[providers.openai]\nbase_url = "http://file/v1"', **elsewhere).providers
+    assert providers["openai"].base_url == "http://file/v1"
+    assert providers["anthropic"].base_url == "http://claude"
+    ours = load(SLUICEWAY_PROVIDERS__OPENAI__BASE_URL="http://env/v1", **elsewhere).providers["openai"]
+    assert ours.base_url == "http://env/v1"
+    assert refusal(load, OPENAI_BASE_URL="gpu:8000/v1") == (
+        "environment OPENAI_BASE_URL: providers.openai.base_url = 'gpu:8000/v1': should be an http:// or https:// URL"
+    )
 
 
 # Mistakes: place, key, value, what was wanted.
@@ -432,24 +444,51 @@ def test_they_are_warned_about_at_start(caplog: pytest.LogCaptureFixture, monkey
 # The server.
 
 
-def test_the_server_does_not_start_and_says_why_in_one_line(tmp_path: Path) -> None:
+def test_the_server_does_not_start_and_says_why(tmp_path: Path) -> None:
     file = tmp_path / "sluiceway.toml"
     file.write_text("[server]\nmax_body_bytes = -1\n[timeouts]\nidel_s = 5\n")
-    ended = subprocess.run(
-        [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{free_port()}", "--workers", "1"],
+    ended = start(file, "--workers", "2")
+    assert ended.returncode == 4
+    started, *told = ended.stderr.splitlines()
+    assert "Starting gunicorn" in started
+    assert told == [
+        f"sluiceway: {file}: server.max_body_bytes = -1: should be greater than or equal to 1",
+        f"{file}: unknown key 'timeouts.idel_s'; known: connect_s, first_token_s, idle_s, total_s. "
+        "Did you mean 'idle_s'?",
+    ]
+
+
+def test_without_the_projects_gunicorn_conf_a_worker_says_it(tmp_path: Path) -> None:
+    file = tmp_path / "sluiceway.toml"
+    file.write_text("[server]\nmax_body_bytes = -1\n")
+    ended = start(file, "--config", os.devnull)
+    assert ended.returncode == 4
+    told = ended.stderr.splitlines()
+    assert f"sluiceway: {file}: server.max_body_bytes = -1: should be greater than or equal to 1" in told
+    assert not any("Traceback" in line for line in told)
+
+
+def test_an_open_door_is_announced(start_service: Callable[..., Service]) -> None:
+    digest = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"
+    everywhere = ("--workers", "1", "--bind", f"0.0.0.0:{free_port()}")
+    for env, args, told in (
+        ({}, ("--workers", "1"), False),
+        ({}, everywhere, True),
+        ({"SLUICEWAY_SERVER__API_KEYS_SHA256": f'["{digest}"]'}, everywhere, False),
+    ):
+        service = start_service({"SLUICEWAY_LOCAL__ENABLED": "false", **env}, *args)
+        assert ("OPEN TO EVERYBODY: listening on 0.0.0.0" in service.log) is told
+        service.stop()
+
+
+def start(config: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """A server that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "gunicorn", "wsgi:app", "--bind", f"127.0.0.1:{free_port()}", *args],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "SLUICEWAY_CONFIG": str(file)},
+        env={"PATH": os.environ["PATH"], "SLUICEWAY_CONFIG": str(config)},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    said = (ended.stdout + ended.stderr).splitlines()
-    assert ended.returncode == 4
-    at = said.index(f"sluiceway: {file}: server.max_body_bytes = -1: should be greater than or equal to 1")
-    assert said[at + 1] == (
-        f"{file}: unknown key 'timeouts.idel_s'; known: connect_s, first_token_s, idle_s, total_s. "
-        "Did you mean 'idle_s'?"
-    )
-    assert not any("Traceback" in line for line in said)
-    assert len(said) < 15
