@@ -111,9 +111,23 @@ def validated(model: type[BodyT], body: Mapping[str, Any]) -> BodyT:
             field = f"{where}.{name}" if where else name
             text = f"unknown field {field!r}" + ("" if where else f"; {nearest(name, model.model_fields)}")
         else:
-            said = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            said = _WANTED.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
             text = f"{field}: {said}" if field else said
         raise InvalidRequest(text, param=field or None) from None
+
+
+# Where pydantic's own words speak of Python.
+_WANTED = {
+    "model_type": "should be an object",
+    "dict_type": "should be an object",
+    "list_type": "should be an array",
+    "too_short": "should not be empty",
+    "string_type": "should be a string",
+    "string_too_short": "should not be empty",
+    "int_type": "should be an integer",
+    "float_type": "should be a number",
+    "bool_type": "should be true or false",
+}
 
 
 def _field(loc: tuple[int | str, ...]) -> str:

@@ -160,6 +160,8 @@ def sdk_failure(provider: str, exc: Exception, clock: Clock, *, secret: str) -> 
     match exc.__cause__:
         case httpx2.ConnectTimeout():
             return ProviderUnavailable(f"provider {provider!r} did not accept a connection in time; try again")
+        case httpx2.RemoteProtocolError():
+            return ProviderUnavailable(f"provider {provider!r} closed the connection without an answer; try again")
         case httpx2.TimeoutException():
             return clock.alarm() or FirstTokenTimeout(f"provider {provider!r} did not answer in time; try again")
         case _:

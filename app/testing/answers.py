@@ -151,14 +151,16 @@ def compose_for(behaviour: Behaviour, body: dict[str, Any]) -> Answer:
     prompts = [message.get("content") for message in messages if message.get("role") == "user"]
     offered = [tool.get("function", tool).get("name", "") for tool in body.get("tools") or []]
     step = sum(_calls_tools(message) for message in messages if message.get("role") == "assistant")
-    texts = [block["text"] for block in _blocks(prompts[-1] if prompts else None) if block.get("type") == "text"]
+    texts = [
+        str(block.get("text", "")) for block in _blocks(prompts[-1] if prompts else None) if block.get("type") == "text"
+    ]
     return compose(behaviour, "".join(texts), offered, step)
 
 
 def _blocks(content: Any) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
-    return [block for block in content or [] if isinstance(block, dict)]
+    return [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
 
 
 def _calls_tools(message: dict[str, Any]) -> bool:

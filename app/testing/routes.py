@@ -35,7 +35,7 @@ def respond(request: Request, *, api_key: str | None, call_id: str, turn: int, c
     body = request.body
     if not isinstance(body, dict) or not isinstance(body.get("model"), str):
         return refusal(wire, call_id, 400, wire.error(400, "The body must be a JSON object that names a model."))
-    wrong = wire.wrong_body(request.headers, body)
+    wrong = wire.wrong_body(request.headers, body) or _wrong_tools(body)
     if wrong:
         return refusal(wire, call_id, 400, wire.error(400, wrong))
     try:
@@ -43,6 +43,13 @@ def respond(request: Request, *, api_key: str | None, call_id: str, turn: int, c
     except UnknownPart as exc:
         return refusal(wire, call_id, 400, wire.error(400, str(exc)))
     return perform(Call(behaviour.on_turn(turn), body, call_id, created, request.key), wire)
+
+
+def _wrong_tools(body: Json) -> str:
+    tools = body.get("tools")
+    if tools is None or (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        return ""
+    return "tools: should be an array of objects"
 
 
 def _models(*, anthropic: bool) -> Json:
