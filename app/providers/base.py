@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol
@@ -53,7 +53,11 @@ class Upstream:
     def __init__(self, response: httpx2.Response, reader: Reader) -> None:
         self.reader = reader
         self._response = response
-        self.chunks: Iterator[bytes] = response.iter_bytes()
+        # Our transport's own body, unless it is compressed: httpx2's wrapping costs more than reading does.
+        body: Iterable[bytes] | None = response.extensions.get("body")
+        if body is None or "content-encoding" in response.headers:
+            body = response.iter_bytes()
+        self.chunks = iter(body)
 
     def drain(self) -> None:
         """Read what is left, so that the connection can be used again. Only after the answer's end."""

@@ -1,0 +1,162 @@
+"""One connection to a provider: made, written to, read with a time limit that can be renewed, closed from anywhere.
+
+A read that runs out of time leaves the connection as it is: the next read goes on where this one stood. `abort` may
+come from another greenlet or thread in every phase (looking up the name, connecting, waiting, in the middle of a
+body): it ends the socket, and whoever waits on it fails at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import time
+
+import httpx2
+from gevent import monkey
+
+from .http1 import ProtocolError, ResponseParser
+from .waiting import Waiter, waiter_for
+
+READ_BYTES = 65536
+
+# The real one, under gevent too: asked with a timeout of 0 it does not wait, so it need not go through the hub.
+_poll = monkey.get_original("select", "poll")
+
+
+class Connection:
+    """One exchange at a time: `connect`, then per exchange `send`, `read_head`, `read` until it gives b""."""
+
+    __slots__ = ("_aborted", "_parser", "_sock", "_waiter", "idle_since")
+
+    def __init__(self) -> None:
+        self._sock: socket.socket | None = None
+        self._waiter: Waiter | None = None
+        self._parser: ResponseParser | None = None
+        self._aborted = False
+        self.idle_since = 0.0
+
+    def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float) -> None:
+        """Raises httpx2's `ConnectTimeout` and `ConnectError`."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            self._sock = sock = socket.create_connection((host, port), timeout_s)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls is not None and not self._aborted:
+                sock.settimeout(max(0.001, deadline - time.monotonic()))
+                self._sock = sock = tls.wrap_socket(sock, server_hostname=host)
+        except TimeoutError as exc:
+            self.close()
+            raise httpx2.ConnectTimeout("no connection in time") from exc
+        except (OSError, UnicodeError) as exc:  # a host name can be no host name
+            self.close()
+            raise httpx2.ConnectError(str(exc)) from exc
+        if self._aborted:
+            self.close()
+            raise httpx2.ConnectError("closed while connecting")
+        self._waiter = waiter_for(sock)
+
+    def send(self, method: str, data: bytes, timeout_s: float) -> None:
+        """Begin an exchange. Raises httpx2's `WriteTimeout` and `WriteError`."""
+        sock, _ = self._open()
+        self._parser = ResponseParser(method)
+        try:
+            sock.settimeout(timeout_s)
+            sock.sendall(data)
+            sock.settimeout(0.0)  # from here on the waiter waits
+        except TimeoutError as exc:
+            raise httpx2.WriteTimeout("the request could not be sent in time") from exc
+        except OSError as exc:
+            raise httpx2.WriteError(str(exc)) from exc
+
+    def read_head(self, timeout_s: float) -> ResponseParser:
+        """The parser once it knows status and headers. Raises `ReadTimeout`, after which it may be called again."""
+        deadline = time.monotonic() + timeout_s
+        parser = self._exchange()
+        while not parser.head_complete:
+            self._feed(deadline - time.monotonic())
+        return parser
+
+    def read(self, timeout_s: float) -> bytes:
+        """What one read brought of the body, b"" at its end. Raises `ReadTimeout`, and may be called again then."""
+        parser = self._exchange()
+        data = parser.take()
+        if not data and not parser.complete:
+            deadline = time.monotonic() + timeout_s
+            while not (data := parser.take()) and not parser.complete:
+                self._feed(deadline - time.monotonic())
+        return data
+
+    def _feed(self, timeout_s: float) -> None:
+        """One read from the socket into the parser."""
+        sock, waiter = self._open()
+        parser = self._exchange()
+        try:
+            data = self._receive(sock, waiter, timeout_s)
+            if data:
+                parser.feed(data)
+            else:
+                parser.feed_eof()
+        except ProtocolError as exc:
+            raise httpx2.RemoteProtocolError(str(exc)) from exc
+        except OSError as exc:
+            raise httpx2.ReadError(str(exc)) from exc
+
+    def _receive(self, sock: socket.socket, waiter: Waiter, timeout_s: float) -> bytes:
+        # TLS may hold decrypted bytes that the socket no longer shows.
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            return sock.recv(READ_BYTES)
+        while True:
+            if timeout_s <= 0.0 or not waiter.readable(timeout_s):
+                raise httpx2.ReadTimeout("nothing to read in time")
+            self._open()  # raises where the wait was ended by `abort`
+            try:
+                return sock.recv(READ_BYTES)
+            except (BlockingIOError, ssl.SSLWantReadError, TimeoutError):
+                continue  # half a TLS record, or another's data: not yet ours
+
+    def _open(self) -> tuple[socket.socket, Waiter]:
+        if self._aborted or self._sock is None or self._waiter is None:
+            raise httpx2.ReadError("the connection is closed")
+        return self._sock, self._waiter
+
+    def _exchange(self) -> ResponseParser:
+        if self._parser is None:
+            raise httpx2.ReadError("no request was sent")
+        return self._parser
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the exchange is over and the connection fit for another."""
+        parser = self._parser
+        return not self._aborted and parser is not None and parser.complete and parser.reusable
+
+    @property
+    def fit(self) -> bool:
+        """Whether an idle connection is still open and silent: an end, or bytes nobody asked for, make it unfit."""
+        if self._sock is None:
+            return False
+        poll = _poll()
+        poll.register(self._sock.fileno(), select.POLLIN)
+        return not poll.poll(0)
+
+    def abort(self) -> None:
+        """End the connection under whoever is using it. From anywhere, more than once."""
+        self._aborted = True
+        if (sock := self._sock) is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        if (waiter := self._waiter) is not None:
+            waiter.wake()
+
+    def close(self) -> None:
+        """By the owner, when nobody waits on it any more. More than once."""
+        self._aborted = True
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.close()
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.close()

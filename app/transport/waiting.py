@@ -1,0 +1,121 @@
+"""Waiting for a socket, so that a wait can be timed, resumed and ended from elsewhere.
+
+Two ways behind one shape, chosen when the connection is made: under gevent the greenlet sleeps in the hub on one
+watcher that lives as long as its connection; under threads the thread sleeps in `poll`.
+
+What the gevent way saves a token (bare relays, 200 paced streams, nginx 29 us in the same run): gevent's own `recv`
+tries, fails, waits and tries again, with a timer made and stopped each time: 53 us. Waiting first, on a lasting
+watcher: 43 us. The timer here is armed once; where it rings early, because the wait has been renewed meanwhile, it is
+armed again for the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from typing import Any, Protocol
+
+import gevent
+from gevent import monkey
+
+
+class Waiter(Protocol):
+    def readable(self, timeout_s: float) -> bool:
+        """True once the socket can be read, or `wake` was called; False when the time is over."""
+
+    def wake(self) -> None:
+        """End the wait under way, if there is one. From any greenlet of the hub, or any thread."""
+
+    def close(self) -> None: ...
+
+
+def waiter_for(sock: socket.socket) -> Waiter:
+    return GeventWaiter(sock) if monkey.is_module_patched("socket") else PollWaiter(sock)
+
+
+_READY, _WOKEN, _LATE = object(), object(), object()
+
+
+class GeventWaiter:
+    __slots__ = ("_due", "_greenlet", "_hub", "_io", "_rings", "_timer")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._hub: Any = gevent.get_hub()
+        self._io: Any = self._hub.loop.io(sock.fileno(), 1)  # 1: readable
+        self._timer: Any = None
+        self._rings = 0.0  # when the armed timer rings
+        self._due = 0.0  # when the wait under way is over
+        self._greenlet: Any = None
+
+    def readable(self, timeout_s: float) -> bool:
+        self._due = due = time.monotonic() + timeout_s
+        if self._timer is None or due < self._rings:
+            self._arm(timeout_s)
+        self._greenlet = greenlet = gevent.getcurrent()
+        self._io.start(greenlet.switch, _READY)
+        try:
+            while True:
+                said = self._hub.switch()
+                if said is _LATE:
+                    return False
+                if said is _READY or said is _WOKEN:
+                    return True
+        finally:
+            self._io.stop()
+            self._greenlet = None
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self._rings = time.monotonic() + seconds
+        self._timer = self._hub.loop.timer(max(seconds, 0.0))
+        self._timer.start(self._ring, update=True)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+
+    def _ring(self) -> None:
+        self._disarm()
+        if self._greenlet is None:
+            return  # nobody waits; the next wait arms it
+        left = self._due - time.monotonic()
+        if left > 0.001:
+            self._arm(left)
+        else:
+            self._greenlet.switch(_LATE)
+
+    def wake(self) -> None:
+        if (greenlet := self._greenlet) is not None:
+            self._hub.loop.run_callback_threadsafe(greenlet.switch, _WOKEN)
+
+    def close(self) -> None:
+        self._disarm()
+        self._io.stop()
+        self._io.close()
+
+
+class PollWaiter:
+    __slots__ = ("_bell", "_poll")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._bell = os.pipe()
+        self._poll = select.poll()
+        self._poll.register(sock.fileno(), select.POLLIN)
+        self._poll.register(self._bell[0], select.POLLIN)
+
+    def readable(self, timeout_s: float) -> bool:
+        return bool(self._poll.poll(max(0.0, timeout_s) * 1000))
+
+    def wake(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._bell[1], b"!")
+
+    def close(self) -> None:
+        for end in self._bell:
+            with contextlib.suppress(OSError):
+                os.close(end)
