@@ -43,6 +43,8 @@ from flask import Flask, Request, Response, current_app
 
 from .errors import SluicewayError
 from .flow import House, build
+from .formats import FORMATS
+from .registry import nearest
 from .settings import Settings, SettingsError, load_settings
 from .web import DOORS
 from .web.serving import EXTENSION, dress, error_response, serve
@@ -114,6 +116,8 @@ def stream(request: Request, *, format: str = "native", provider: str | None = N
     """
     if EXTENSION not in current_app.extensions:
         raise RuntimeError("Sluiceway(app) has not been called for this app")
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}; {nearest(format, FORMATS)}")
     try:
         return serve(format, provider=provider)
     except SluicewayError as exc:

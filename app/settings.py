@@ -307,6 +307,8 @@ def _keys(tree: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]
     for name, table in providers.items() if isinstance(providers, Mapping) else ():
         variable = table.get("api_key_env") if isinstance(table, Mapping) else None
         if isinstance(variable, str) and (key := environ.get(variable, "").strip()):
+            if not re.fullmatch(r"[!-~]+", key):  # it goes into a header, where only these may stand
+                raise SettingsError(f"environment {variable}: should be a key, of ASCII letters, digits and signs only")
             found[name] = key
     return found
 
@@ -355,6 +357,9 @@ def _leading_nowhere(settings: Settings) -> Iterator[tuple[tuple[str, ...], str,
             yield path, target, "should have a * only where the alias has one"
         elif slash and not known:
             yield path, target, f"unknown provider {head!r}; {nearest(head, providers)}"
+        elif not known and target not in (table.default_model for table in providers.values()):
+            names = [*models, *providers]
+            yield path, target, f"should be an alias, a provider, or provider/model; {nearest(target, names)}"
         elif not all(alias.partition("/")[0] in providers for alias in circle):
             yield path, target, f"should end at a provider, but runs in a circle: {' -> '.join(circle)}"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socketserver
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,11 @@ import pytest
 import requests
 from conftest import Service, eventually, free_port
 
+from app import create_app
+from app.providers.base import scrub
 from app.testing import FakeProvider, text_after
+from app.transport import http_client
+from app.transport.client import Transport
 
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
 
@@ -211,3 +217,63 @@ def test_an_os_error_inside_a_stream_is_no_departed_client(start_service: Callab
         assert before.json()["error"]["code"] == "internal"
         assert fault not in before.text
     service.stop()
+
+
+BROKEN_REFUSALS = {
+    # how the body of a refusal can break off, and what of it can still be told
+    "cut": b"HTTP/1.1 429 X\r\nRetry-After: 9\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{",
+    "stalled": b"HTTP/1.1 429 X\r\nRetry-After: 9\r\nContent-Type: application/json\r\nContent-Length: 501\r\n\r\n{",
+    "gzip": b"HTTP/1.1 429 X\r\nRetry-After: 9\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+}
+
+
+class OneRefusal(socketserver.BaseRequestHandler):
+    """A provider that answers every request with the bytes `refusal`, and then hangs up, or says nothing more."""
+
+    refusal = b""
+
+    def handle(self) -> None:
+        sent = b""
+        while b"\r\n\r\n" not in sent:
+            sent += self.request.recv(65536)
+        self.request.sendall(self.refusal)
+        if b"501" in self.refusal:
+            self.request.settimeout(20)
+            while self.request.recv(65536):
+                pass
+
+
+@pytest.mark.parametrize("how", BROKEN_REFUSALS)
+def test_a_refusal_whose_body_breaks_keeps_its_status(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = type("Handler", (OneRefusal,), {"refusal": BROKEN_REFUSALS[how]})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as provider:
+        provider.daemon_threads = True
+        threading.Thread(target=provider.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{provider.server_address[1]}"
+        environ = {"OPENAI_BASE_URL": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        app = create_app({"SLUICEWAY_TIMEOUTS__FIRST_TOKEN_S": 0.5})
+        for route, model in ((CHAT, "openai/m"), (MESSAGES, "anthropic/m")):
+            body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+            answer = app.test_client().post(route, json=body)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (429, "9")
+            assert code_of(route, answer.get_json()) == expected(route, "provider_rate_limited")
+        app.extensions["sluiceway"].close()
+        provider.shutdown()
+
+
+def test_the_embedded_model_is_never_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with http_client("http://127.0.0.1:1/v1") as here, http_client(None) as elsewhere:
+        assert isinstance(here._transport, Transport)
+        assert not isinstance(elsewhere._transport, Transport)
+
+
+def test_what_a_provider_says_is_scrubbed() -> None:
+    said = (
+        "\x1b[31mred\x07 gpu-7.internal.corp:8000 [::1]:80 10.0.0.7 https://u:p@h/x AIzaSyD-9tSr sk-abcdef123 Bearer x"
+    )
+    assert scrub(said) == "[31mred [address] [address] [address] [url] [key] [key] Bearer [key]"

@@ -441,6 +441,19 @@ def test_they_are_warned_about_at_start(caplog: pytest.LogCaptureFixture, monkey
     assert caplog.messages == ["settings without effect in this version: retry.attempts, server.drain_s"]
 
 
+def test_a_key_that_can_not_stand_in_a_header_is_refused_without_being_shown() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings({}, {"OPENAI_API_KEY": "sk-SECRET”QUOTE"})
+    assert str(refused.value) == "environment OPENAI_API_KEY: should be a key, of ASCII letters, digits and signs only"
+
+
+def test_a_bare_name_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(
+        SettingsError, match=r"default_model = 'opneai': should be an alias, a provider, or provider/mod"
+    ):
+        load_settings({}, {"SLUICEWAY_DEFAULT_MODEL": "opneai"})
+
+
 # The server.
 
 

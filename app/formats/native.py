@@ -33,8 +33,15 @@ class NativeBody(Body):
     stop: str | Annotated[list[str], pydantic.Field(max_length=16)] | None = None
     stream: bool = True
     format: Literal["sse", "ndjson"] = "sse"
-    shape: Literal["token"] = "token"
-    resumable: Literal[False] = False
+    shape: str = "token"
+    resumable: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _only_what_there_is(self) -> NativeBody:
+        if self.shape != "token" or self.resumable:
+            field = "resumable" if self.resumable else "shape"
+            raise InvalidRequest(f"{field}: not in this version; leave it out", param=field)
+        return self
 
 
 class NativeSSE:

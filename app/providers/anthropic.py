@@ -38,7 +38,7 @@ class Anthropic:
             api_key=key or "none",
             base_url=settings.base_url,  # None: the SDK's own
             max_retries=0,
-            http_client=http_client(),
+            http_client=http_client(settings.base_url),
         )
 
     def open(self, request: ChatRequest, target: Target, clock: Clock, *, request_id: str) -> Upstream:

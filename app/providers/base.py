@@ -147,15 +147,17 @@ def provider_failure(
 
 
 def sdk_failure(provider: str, exc: Exception, clock: Clock, *, secret: str) -> ProviderError:
-    """Our error for what a sync SDK client raised before the body. Both SDKs raise classes of the same shape: with a
-    `status_code`, `response` and `body` for an HTTP status, otherwise with httpx2's exception as the cause."""
-    status = getattr(exc, "status_code", None)
-    if status is not None:
+    """Our error for what a sync SDK client raised before the body.
+
+    Both SDKs raise classes of the same shape: with `response` and `body` for an HTTP status, otherwise with httpx2's
+    exception as the cause.
+    """
+    response: httpx2.Response | None = getattr(exc, "response", None)
+    if response is not None:
         kind, message = error_parts(getattr(exc, "body", None))
-        response: httpx2.Response = exc.response  # type: ignore[attr-defined]
         return provider_failure(
             provider,
-            status=status,
+            status=response.status_code,
             kind=kind,
             message=message,
             retry_after_s=retry_after_s(response.headers),
@@ -172,16 +174,19 @@ def sdk_failure(provider: str, exc: Exception, clock: Clock, *, secret: str) -> 
             return ProviderUnavailable(f"provider {provider!r} can't be reached; try again")
 
 
-_KEY = re.compile(r"\b(sk|pk|rk|key|api|gsk|xai)[-_][A-Za-z0-9_*.\-]{6,}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_KEY = re.compile(r"\b((sk|pk|rk|key|api|gsk|xai)[-_]|AIza)[A-Za-z0-9_*.\-]{6,}")
 _BEARER = re.compile(r"(?i)\b(bearer|x-api-key:?)\s+\S+")
 _URL = re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\"'<>)]+")
-_ADDRESS = re.compile(r"\b\d{1,3}(\.\d{1,3}){3}(:\d+)?\b")
+_ADDRESS = re.compile(r"\b\d{1,3}(\.\d{1,3}){3}(:\d+)?\b|\[[0-9A-Fa-f:.]+\](:\d+)?|\b[\w-]+(\.[\w-]+)+:\d{2,5}\b")
 
 
 def scrub(text: str, secret: str = "") -> str:
-    """`text` without keys, URLs and addresses, in one line of at most 500 characters: fit for an answer or a log."""
+    """`text` without keys, URLs, addresses and control characters, in one line of at most 500 characters: fit for an
+    answer or a log."""
     if secret:
         text = text.replace(secret, "[key]")
+    text = _CONTROL.sub(" ", text)
     text = _KEY.sub("[key]", _BEARER.sub(r"\1 [key]", text))
     text = _ADDRESS.sub("[address]", _URL.sub("[url]", text))
     return " ".join(text.split())[:500]

@@ -38,7 +38,7 @@ class OpenAI:
             api_key=key or "none",
             base_url=settings.base_url,  # None: the SDK's own
             max_retries=0,
-            http_client=http_client(),
+            http_client=http_client(settings.base_url),
             default_headers=self.headers,
         )
         # OpenAI's newer models reject `max_tokens`; many other servers of the protocol know nothing else.

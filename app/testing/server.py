@@ -178,10 +178,10 @@ class FakeProvider:
                     case _:
                         assert_never(step)
         except Departed:
-            if open_entry:
-                self._books.ended(entry, "aborted")
             return False
         finally:
+            if open_entry:  # the client has left, or a step of ours failed
+                self._books.ended(entry, "aborted")
             with self._lock:
                 self._answering.discard(connection)
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 import urllib.request
 from collections.abc import Iterator
@@ -30,7 +31,9 @@ def clocked(clock: Clock, *, connect_s: float) -> httpx2.Timeout:
 
 
 class _Client(httpx2.Client):
-    """Hands the clock of a clocked timeout to the transport: the SDKs pass `timeout=` on, but no `extensions=`."""
+    """Hands the clock of a clocked timeout to the transport (the SDKs pass `timeout=` on, but no `extensions=`), and
+    keeps a refusal a refusal: where its body breaks off, stalls or is badly compressed, the SDKs would raise the body's
+    trouble, and the status with its Retry-After would be lost."""
 
     def build_request(self, *args: Any, **kwargs: Any) -> httpx2.Request:
         timeout = kwargs.get("timeout")
@@ -38,11 +41,28 @@ class _Client(httpx2.Client):
             kwargs["extensions"] = {**(kwargs.get("extensions") or {}), "clock": timeout.clock}
         return super().build_request(*args, **kwargs)
 
+    def send(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
+        response = super().send(request, **kwargs)
+        if response.is_error:
+            try:
+                response.read()
+            except httpx2.HTTPError:
+                response.close()
+                about_the_body = ("content-encoding", "content-length", "transfer-encoding")
+                headers = [(name, value) for name, value in response.headers.items() if name not in about_the_body]
+                return httpx2.Response(response.status_code, headers=headers, content=b"", request=request)
+        return response
 
-def http_client() -> httpx2.Client:
-    """A client for an SDK's `http_client=`. Whoever makes it closes it."""
-    if urllib.request.getproxies().keys() & {"http", "https", "all"}:
-        return httpx2.Client()
+
+def http_client(base_url: str | None = None) -> httpx2.Client:
+    """A client for an SDK's `http_client=`, for a server at `base_url` (None: somewhere on the internet).
+
+    Whoever makes it closes it. What is on this machine, or in NO_PROXY, is never asked through a proxy.
+    """
+    host = httpx2.URL(base_url).host if base_url else ""
+    proxies = urllib.request.getproxies().keys() & {"http", "https", "all"}
+    if proxies and not _is_here(host) and not (host and urllib.request.proxy_bypass(host)):
+        return _Client()
     return _Client(transport=Transport())
 
 
@@ -57,6 +77,13 @@ class _Fixed:
 
     def remaining_s(self) -> float:
         return self._seconds
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Transport(httpx2.BaseTransport):

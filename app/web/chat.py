@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from .serving import dress, query_body, serve
+from .serving import authorize, dress, house, query_body, serve
 
 door = Blueprint("sluiceway_chat", __name__)
 dress(door, "native")
@@ -29,6 +29,7 @@ def chat() -> Response:
 def chat_for_eventsource() -> Response:
     """An EventSource can only GET. HEAD, which Flask adds to every GET, asks no model."""
     if request.method == "HEAD":
+        authorize(house(), request)
         return Response(mimetype="text/event-stream")
     fields = ("prompt", "message", "model", "system", "system_prompt")
     return serve("text_sse", provider="openai", body=query_body(request, fields))

@@ -65,9 +65,13 @@ def serve(
     """Answer the current request in a format. `provider` is the route's own, for bare model names; `at` is one that the
     route names itself. `body` stands for the request's where that has none (GET)."""
     here = house()
-    form = FORMATS[format_name]()
     authorize(here, request)
-    asked = form.parse(json_body(here, request) if body is None else body, _lower(request))
+    if body is None:
+        body = json_body(here, request)
+    if format_name == "native" and body.get("format") == "ndjson":
+        format_name = "ndjson"  # the one format that a body chooses itself
+    form = FORMATS[format_name]()
+    asked = form.parse(body, _lower(request))
     if at is not None:
         target = here.targets.find_at(at, asked.model)
     else:
@@ -217,7 +221,8 @@ def _ours(exc: Exception) -> SluicewayError:
             return exc
         case WerkzeugMethodNotAllowed():
             allow = sorted(exc.valid_methods or ())
-            return MethodNotAllowed(f"{request.method} is not answered here; use {' or '.join(allow)}", allow=allow)
+            use = " or ".join(method for method in allow if method not in ("HEAD", "OPTIONS"))
+            return MethodNotAllowed(f"{request.method} is not answered here; use {use}", allow=allow)
         case WerkzeugNotFound():
             return NotFound(f"no such route: {request.path}; {nearest(request.path, _routes())}")
         case RequestEntityTooLarge():

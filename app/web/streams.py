@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
-from .serving import authorize, dress, house, json_body, serve
+from .serving import dress, serve
 
 door = Blueprint("sluiceway_streams", __name__)
 dress(door, "native")
@@ -12,6 +12,4 @@ dress(door, "native")
 
 @door.post("/v1/streams")
 def create() -> Response:
-    authorize(house(), request)  # before the body, which says in which of the two formats to answer
-    body = json_body(house(), request)
-    return serve("ndjson" if body.get("format") == "ndjson" else "native", provider="openai", body=body)
+    return serve("native", provider="openai")
