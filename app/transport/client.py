@@ -98,17 +98,13 @@ class Transport(httpx2.BaseTransport):
         timeout = request.extensions.get("timeout", {})
         clock: Clock | _Fixed = request.extensions.get("clock") or _Fixed(timeout.get("read"))
         origin = (url.scheme, url.host, url.port or DEFAULT_PORTS.get(url.scheme, 0))
-        if "transfer-encoding" in request.headers:  # of a generator's body; here every body is sent whole, by its length
-            del request.headers["transfer-encoding"]
-            request.headers["content-length"] = str(len(request.read()))
         try:
             data = request_bytes(request.method, url.raw_path, request.headers.raw, request.read())
         except ProtocolError as exc:
             raise httpx2.LocalProtocolError(str(exc), request=request) from exc
         connection = self._pool.take(origin, timeout.get("connect") or _LONG_S)
         try:
-            write_s = timeout.get("write")
-            connection.send(request.method, data, _LONG_S if write_s is None else write_s)
+            connection.send(request.method, data, timeout.get("write") or _LONG_S)
             head = connection.read_head(clock.remaining_s())
         except BaseException:
             connection.close()
