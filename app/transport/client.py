@@ -16,6 +16,7 @@ from .http1 import ProtocolError, request_bytes
 from .pool import Origin, Pool
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+MAX_ERROR_BYTES = 256 * 1024  # of a refusal's body; a larger one says nothing to us
 
 
 class _ClockedTimeout(httpx2.Timeout):
@@ -32,8 +33,8 @@ def clocked(clock: Clock, *, connect_s: float) -> httpx2.Timeout:
 
 class _Client(httpx2.Client):
     """Hands the clock of a clocked timeout to the transport (the SDKs pass `timeout=` on, but no `extensions=`), and
-    keeps a refusal a refusal: where its body breaks off, stalls or is badly compressed, the SDKs would raise the body's
-    trouble, and the status with its Retry-After would be lost."""
+    keeps a refusal a refusal: where its body breaks off, stalls, never ends or is badly compressed, the SDKs would
+    raise the body's trouble, and the status with its Retry-After would be lost."""
 
     def build_request(self, *args: Any, **kwargs: Any) -> httpx2.Request:
         timeout = kwargs.get("timeout")
@@ -43,15 +44,22 @@ class _Client(httpx2.Client):
 
     def send(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
         response = super().send(request, **kwargs)
-        if response.is_error:
-            try:
-                response.read()
-            except httpx2.HTTPError:
-                response.close()
-                about_the_body = ("content-encoding", "content-length", "transfer-encoding")
-                headers = [(name, value) for name, value in response.headers.items() if name not in about_the_body]
-                return httpx2.Response(response.status_code, headers=headers, content=b"", request=request)
-        return response
+        if not response.is_error:
+            return response
+        content = b""
+        try:
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > MAX_ERROR_BYTES:
+                    content = b""
+                    break
+        except httpx2.HTTPError:
+            content = b""
+        finally:
+            response.close()
+        about_the_body = ("content-encoding", "content-length", "transfer-encoding")
+        headers = [(name, value) for name, value in response.headers.items() if name not in about_the_body]
+        return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
 
 
 def http_client(base_url: str | None = None) -> httpx2.Client:
@@ -98,13 +106,17 @@ class Transport(httpx2.BaseTransport):
         timeout = request.extensions.get("timeout", {})
         clock: Clock | _Fixed = request.extensions.get("clock") or _Fixed(timeout.get("read"))
         origin = (url.scheme, url.host, url.port or DEFAULT_PORTS.get(url.scheme, 0))
+        if "transfer-encoding" in request.headers:  # a generator's body; here every body is sent whole, by its length
+            del request.headers["transfer-encoding"]
+            request.headers["content-length"] = str(len(request.read()))
         try:
             data = request_bytes(request.method, url.raw_path, request.headers.raw, request.read())
         except ProtocolError as exc:
             raise httpx2.LocalProtocolError(str(exc), request=request) from exc
         connection = self._pool.take(origin, timeout.get("connect") or _LONG_S)
         try:
-            connection.send(request.method, data, timeout.get("write") or _LONG_S)
+            write_s = timeout.get("write")
+            connection.send(request.method, data, _LONG_S if write_s is None else write_s)
             head = connection.read_head(clock.remaining_s())
         except BaseException:
             connection.close()

@@ -1,8 +1,8 @@
 """One connection to a provider: made, written to, read with a time limit that can be renewed, closed from anywhere.
 
 A read that runs out of time leaves the connection as it is: the next read goes on where this one stood. `abort` may
-come from another greenlet or thread in every phase (looking up the name, connecting, waiting, in the middle of a
-body): it ends the socket, and whoever waits on it fails at once.
+come from another greenlet or thread in every phase (connecting, waiting, in the middle of a body): it ends the socket,
+and whoever waits on it fails at once. Only a name that is being looked up is looked up to the end first.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import select
 import socket
 import ssl
 import time
+from typing import Any
 
 import httpx2
 from gevent import monkey
@@ -20,6 +21,7 @@ from .http1 import ProtocolError, ResponseParser
 from .waiting import Waiter, waiter_for
 
 READ_BYTES = 65536
+SEND_BYTES = 16384
 
 # The real one, under gevent too: asked with a timeout of 0 it does not wait, so it need not go through the hub.
 _poll = monkey.get_original("select", "poll")
@@ -38,32 +40,76 @@ class Connection:
         self.idle_since = 0.0
 
     def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float) -> None:
-        """Raises httpx2's `ConnectTimeout` and `ConnectError`."""
-        deadline = time.monotonic() + timeout_s
+        """Raises httpx2's `ConnectTimeout` and `ConnectError`. `timeout_s` begins once the name is looked up."""
         try:
-            self._sock = sock = socket.create_connection((host, port), timeout_s)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if tls is not None and not self._aborted:
-                sock.settimeout(max(0.001, deadline - time.monotonic()))
-                self._sock = sock = tls.wrap_socket(sock, server_hostname=host)
-        except TimeoutError as exc:
+            self._establish(host, port, tls, timeout_s)
+        except BaseException as exc:
             self.close()
-            raise httpx2.ConnectTimeout("no connection in time") from exc
-        except (OSError, UnicodeError) as exc:  # a host name can be no host name
-            self.close()
-            raise httpx2.ConnectError(str(exc)) from exc
+            if isinstance(exc, TimeoutError):
+                raise httpx2.ConnectTimeout("no connection in time") from exc
+            if isinstance(exc, OSError | ValueError | OverflowError):  # a host or port can be no host or port
+                raise httpx2.ConnectError(str(exc)) from exc
+            raise
+
+    def _establish(self, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float) -> None:
+        addresses = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+        deadline = time.monotonic() + timeout_s
+        sock = self._reach(addresses, deadline)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            # Without the handshake, which `abort` could not end: `wrap_socket` empties the socket it is given.
+            self._sock = sock = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+        sock.settimeout(0.0)
+        self._waiter = waiter = waiter_for(sock)
+        if isinstance(sock, ssl.SSLSocket):
+            self._shake_hands(sock, waiter, deadline)
+        self._go_on()
+
+    def _reach(self, addresses: list[Any], deadline: float) -> socket.socket:
+        """The first address that accepts; each may take its share of the time that is left."""
+        failure = OSError("the name has no address")
+        for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+            self._sock = sock = socket.socket(family, kind, protocol)
+            self._go_on()
+            sock.settimeout(max(0.001, (deadline - time.monotonic()) / (len(addresses) - tried)))
+            try:
+                sock.connect(address)
+            except OSError as exc:
+                sock.close()
+                failure = exc
+            else:
+                return sock
+        raise failure
+
+    def _shake_hands(self, sock: ssl.SSLSocket, waiter: Waiter, deadline: float) -> None:
+        # Our own loop, because gevent's begins its timeout anew with every byte. It never has to wait for writing: what
+        # a client says in a handshake fits into an empty send buffer.
+        while True:
+            self._go_on()
+            try:
+                return sock.do_handshake()
+            except ssl.SSLWantReadError:
+                left = deadline - time.monotonic()
+                if left <= 0.0 or not waiter.readable(left):
+                    raise TimeoutError from None
+
+    def _go_on(self) -> None:
         if self._aborted:
-            self.close()
-            raise httpx2.ConnectError("closed while connecting")
-        self._waiter = waiter_for(sock)
+            raise OSError("closed while connecting")
 
     def send(self, method: str, data: bytes, timeout_s: float) -> None:
         """Begin an exchange. Raises httpx2's `WriteTimeout` and `WriteError`."""
         sock, _ = self._open()
         self._parser = ResponseParser(method)
+        deadline = time.monotonic() + timeout_s
         try:
-            sock.settimeout(timeout_s)
-            sock.sendall(data)
+            # In pieces of one TLS record, because `sendall` over TLS begins its timeout anew with each.
+            for start in range(0, len(data), SEND_BYTES):
+                left = deadline - time.monotonic()
+                if left <= 0.0:
+                    raise TimeoutError
+                sock.settimeout(left)
+                sock.sendall(data[start : start + SEND_BYTES])
             sock.settimeout(0.0)  # from here on the waiter waits
         except TimeoutError as exc:
             raise httpx2.WriteTimeout("the request could not be sent in time") from exc
@@ -107,8 +153,10 @@ class Connection:
         # TLS may hold decrypted bytes that the socket no longer shows.
         if isinstance(sock, ssl.SSLSocket) and sock.pending():
             return sock.recv(READ_BYTES)
+        deadline = time.monotonic() + timeout_s
         while True:
-            if timeout_s <= 0.0 or not waiter.readable(timeout_s):
+            left = deadline - time.monotonic()
+            if left <= 0.0 or not waiter.readable(left):
                 raise httpx2.ReadTimeout("nothing to read in time")
             self._open()  # raises where the wait was ended by `abort`
             try:
@@ -146,9 +194,8 @@ class Connection:
         self._aborted = True
         if (sock := self._sock) is not None:
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-        if (waiter := self._waiter) is not None:
-            waiter.wake()
+                # The plain one, for TLS too: SSLSocket's own lets a reader under way go on in plain text.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """By the owner, when nobody waits on it any more. More than once."""

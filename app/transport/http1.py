@@ -72,6 +72,8 @@ class ResponseParser:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as exc:
+            if isinstance(exc.__context__, ProtocolError):  # our own, raised in a callback below
+                raise exc.__context__ from None
             if not self.complete:  # what follows a complete response is judged above
                 raise ProtocolError(f"the response is not valid HTTP ({type(exc).__name__})") from None
             self.reusable = False
@@ -129,8 +131,7 @@ class ResponseParser:
         self._length_known = b"content-length" in names or b"chunked" in names.get(b"transfer-encoding", b"")
         self.head_complete = self._progress = True
         if self._no_body:
-            self.complete = True
-            self.reusable = self._parser.should_keep_alive()
+            self.complete = True  # and never reusable: llhttp would take for its body whatever came with it
 
     def on_body(self, data: bytes) -> None:
         if not self.complete:

@@ -6,6 +6,7 @@ idle one has received meanwhile, an end or a stray response, makes it unfit.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 from collections import deque
@@ -25,6 +26,7 @@ class Pool:
     def __init__(self, tls: ssl.SSLContext) -> None:
         self._tls = tls
         self._idle: dict[Origin, deque[Connection]] = {}
+        self._closed = False
 
     def take(self, origin: Origin, connect_s: float) -> Connection:
         """A connection for one exchange: an idle one, or new. Raises httpx2's connect errors."""
@@ -49,19 +51,20 @@ class Pool:
 
     def give_back(self, origin: Origin, connection: Connection) -> None:
         """After an exchange, whatever became of it."""
-        if not connection.reusable:
+        if self._closed or not connection.reusable:
             connection.close()
             return
         connection.idle_since = now = time.monotonic()
         idle = self._idle.setdefault(origin, deque())
         idle.append(connection)
-        while idle and (len(idle) > MAX_IDLE or now - idle[0].idle_since > IDLE_S):
-            try:
+        with contextlib.suppress(IndexError):  # another thread was quicker
+            while len(idle) > MAX_IDLE or now - idle[0].idle_since > IDLE_S:
                 idle.popleft().close()
-            except IndexError:
-                break
 
     def close(self) -> None:
-        for idle in self._idle.values():
-            while idle:
-                idle.pop().close()
+        """The idle ones now, those at work when their exchange is over."""
+        self._closed = True
+        for idle in list(self._idle.values()):
+            with contextlib.suppress(IndexError):
+                while True:
+                    idle.pop().close()

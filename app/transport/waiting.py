@@ -11,8 +11,6 @@ armed again for the rest.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import select
 import socket
 import time
@@ -24,10 +22,8 @@ from gevent import monkey
 
 class Waiter(Protocol):
     def readable(self, timeout_s: float) -> bool:
-        """True once the socket can be read, or `wake` was called; False when the time is over."""
-
-    def wake(self) -> None:
-        """End the wait under way, if there is one. From any greenlet of the hub, or any thread."""
+        """True once the socket can be read, or has ended (also when we ended it: `shutdown`, from anywhere, ends the
+        wait); False when the time is over."""
 
     def close(self) -> None: ...
 
@@ -36,7 +32,7 @@ def waiter_for(sock: socket.socket) -> Waiter:
     return GeventWaiter(sock) if monkey.is_module_patched("socket") else PollWaiter(sock)
 
 
-_READY, _WOKEN, _LATE = object(), object(), object()
+_READY, _LATE = object(), object()
 
 
 class GeventWaiter:
@@ -61,7 +57,7 @@ class GeventWaiter:
                 said = self._hub.switch()
                 if said is _LATE:
                     return False
-                if said is _READY or said is _WOKEN:
+                if said is _READY:
                     return True
         finally:
             self._io.stop()
@@ -89,10 +85,6 @@ class GeventWaiter:
         else:
             self._greenlet.switch(_LATE)
 
-    def wake(self) -> None:
-        if (greenlet := self._greenlet) is not None:
-            self._hub.loop.run_callback_threadsafe(greenlet.switch, _WOKEN)
-
     def close(self) -> None:
         self._disarm()
         self._io.stop()
@@ -100,22 +92,14 @@ class GeventWaiter:
 
 
 class PollWaiter:
-    __slots__ = ("_bell", "_poll")
+    __slots__ = ("_poll",)
 
     def __init__(self, sock: socket.socket) -> None:
-        self._bell = os.pipe()
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
-        self._poll.register(self._bell[0], select.POLLIN)
 
     def readable(self, timeout_s: float) -> bool:
         return bool(self._poll.poll(max(0.0, timeout_s) * 1000))
 
-    def wake(self) -> None:
-        with contextlib.suppress(OSError):
-            os.write(self._bell[1], b"!")
-
     def close(self) -> None:
-        for end in self._bell:
-            with contextlib.suppress(OSError):
-                os.close(end)
+        pass
