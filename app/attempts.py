@@ -15,7 +15,7 @@ import httpx2
 
 from .clock import Clock
 from .errors import IdleTimeout, StreamBroken
-from .events import Event, Failed, Finished, Started
+from .events import Batch, Event, Failed, Finished, Started
 from .providers import Provider, Upstream
 from .request import ChatRequest
 from .targets import Target
@@ -23,8 +23,8 @@ from .targets import Target
 
 def attempt(
     provider: Provider, request: ChatRequest, target: Target, clock: Clock, *, request_id: str
-) -> Generator[list[Event], None, None]:
-    """Batches of events, each what one upstream read completed, the last with the terminal event.
+) -> Generator[Batch, None, None]:
+    """Batches, each what one upstream read completed, the last with the terminal event.
 
     The first `next` connects and raises what `Provider.open` raises. Closing the generator closes the upstream.
     """
@@ -33,9 +33,10 @@ def attempt(
     try:
         while not ended:
             events = _read(upstream, clock)
-            if events:
-                ended = isinstance(events[-1], Finished | Failed)
-                yield events
+            frames = upstream.reader.take_frames()
+            if events or frames:
+                ended = bool(events) and isinstance(events[-1], Finished | Failed)
+                yield Batch(events, frames)
     finally:
         if ended:
             clock.answer_ended()

@@ -43,9 +43,17 @@ class Books:
 
     def feed(self, events: list[Event]) -> list[Event]:
         kept: list[Event] = []
+        check, keep = self._order.check, kept.append
         for event in events:
+            if type(event) is TextDelta:  # nearly all of them
+                check(event)
+                self._chars += len(event.text)
+                if self._ttft_s is None:
+                    self._token_seen()
+                keep(event)
+                continue
             match event:
-                case TextDelta(text=text) | ReasoningDelta(text=text) | ToolCallDelta(arguments=text):
+                case ReasoningDelta(text=text) | ToolCallDelta(arguments=text):
                     self._chars += len(text)
                     self._token_seen()
                 case ToolCallStarted():
@@ -63,8 +71,8 @@ class Books:
                     event = msgspec.structs.replace(event, usage=self._usage, timings=timings)
                 case _:
                     pass
-            self._order.check(event)
-            kept.append(event)
+            check(event)
+            keep(event)
         return kept
 
     def _token_seen(self) -> None:

@@ -32,11 +32,11 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
     input_tokens: int = 0
 
 
-class TextDelta(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
+class TextDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="text"):
     text: str
 
 
-class ReasoningDelta(msgspec.Struct, frozen=True, kw_only=True, tag="reasoning"):
+class ReasoningDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="reasoning"):
     text: str
 
 
@@ -45,7 +45,7 @@ class ToolCallStarted(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call_
     name: str
 
 
-class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call_delta"):
+class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="tool_call_delta"):
     """`arguments` is a fragment of JSON text, never empty; the fragments of one call, joined, are the whole."""
 
     call_id: str
@@ -91,6 +91,15 @@ Event: TypeAlias = (
 )
 
 
+class Batch(msgspec.Struct):
+    """What one upstream read completed. `frames` is the same as the provider wrote it, for a client that speaks its
+    protocol (None: it speaks another, so the events are to be written); a frame may say something to the client and
+    nothing to us, so there can be frames without events."""
+
+    events: list[Event]
+    frames: bytes | None = None
+
+
 class State(Enum):
     NEW = auto()
     OPEN = auto()
@@ -115,6 +124,10 @@ ORDER: dict[tuple[State, type], State] = {
 }
 
 
+# By the state alone, since to look up a pair with an Enum in it runs Python code for every token.
+_STEPS = {state: {kind: to for (at, kind), to in ORDER.items() if at is state} for state in State}
+
+
 class IllegalOrder(Exception):
     """An event came where the order table has no step for it: a defect in a reader, never the client's fault."""
 
@@ -126,17 +139,21 @@ class Order:
     id (their results could not be told apart), and an answer does not finish over an open call (it may fail over one).
     """
 
-    __slots__ = ("_call_ids", "_open_calls", "state")
+    __slots__ = ("_call_ids", "_open_calls", "_steps", "state")
 
     def __init__(self) -> None:
         self.state = State.NEW
+        self._steps = _STEPS[self.state]
         self._call_ids: set[str] = set()
         self._open_calls: set[str] = set()
 
     def check(self, event: Event) -> None:
-        following = ORDER.get((self.state, type(event)))
+        kind = type(event)
+        following = self._steps.get(kind)
         if following is None:
-            raise IllegalOrder(f"{type(event).__name__} in state {self.state.name}")
+            raise IllegalOrder(f"{kind.__name__} in state {self.state.name}")
+        if kind is TextDelta or kind is ReasoningDelta:
+            return  # legal only where it leads nowhere else
         match event:
             case ToolCallStarted(call_id=call_id):
                 if call_id in self._call_ids:
@@ -155,3 +172,4 @@ class Order:
             case _:
                 pass
         self.state = following
+        self._steps = _STEPS[following]

@@ -23,7 +23,7 @@ from .attempts import attempt
 from .books import Books
 from .clock import Clock
 from .errors import ProviderAuth, SluicewayError
-from .events import Event, Failed, Started, Usage
+from .events import Batch, Event, Failed, Started, Usage
 from .formats import Format
 from .formats.base import WholeAnswer
 from .providers import PROVIDERS, Provider
@@ -56,12 +56,12 @@ def build(settings: Settings) -> House:
 
 def answer(house: House, form: Format, request: ChatRequest, target: Target, *, request_id: str) -> Response:
     """The response to `request`, streamed or whole. Raises `SluicewayError` for what fails before the first byte."""
-    batches = _events(house, request, target, request_id)
+    batches = _batches(house, request, target, request_id)
     try:
         if not request.stream:
             folded = WholeAnswer()
-            for events in batches:
-                folded.feed(events)
+            for batch in batches:
+                folded.feed(batch.events)
             return whole(form.whole(request, folded))
         first = _begin(batches)
     except BaseException:
@@ -70,36 +70,41 @@ def answer(house: House, form: Format, request: ChatRequest, target: Target, *, 
     return streamed(first, batches, form.encoder(request), form.mimetype, request_id=request_id)
 
 
-def _events(house: House, request: ChatRequest, target: Target, request_id: str) -> Generator[list[Event], None, None]:
-    """The answer as batches of events, counted; a failure is logged here, wherever it shows itself to the client."""
+def _batches(house: House, request: ChatRequest, target: Target, request_id: str) -> Generator[Batch, None, None]:
+    """The answer in batches, counted; a failure is logged here, wherever it shows itself to the client."""
     times = target.timeouts
     clock = Clock(first_token_s=times.first_token_s, idle_s=times.idle_s, total_s=times.total_s)
     books = Books(request, clock.elapsed_s)
     tries = attempt(house.providers[target.provider], request, target, clock, request_id=request_id)
     with contextlib.closing(tries):
         try:
-            for events in tries:
-                counted = books.feed(events)
-                if isinstance(counted[-1], Failed):
-                    counted[-1].error.request_id = request_id
-                    _log_failure(counted[-1].error, target, request_id)
-                yield counted
+            for batch in tries:
+                if batch.events:
+                    batch.events = books.feed(batch.events)
+                    if isinstance(last := batch.events[-1], Failed):
+                        last.error.request_id = request_id
+                        _log_failure(last.error, target, request_id)
+                yield batch
         except SluicewayError as exc:
             _log_failure(exc, target, request_id)
             raise
 
 
-def _begin(batches: Generator[list[Event], None, None]) -> list[Event]:
-    """The events up to the first that says something; raises the error of an answer that failed before that."""
-    first: list[Event] = []
-    for events in batches:
-        first += events
-        said = [event for event in first if not isinstance(event, Started | Usage)]
-        if said:
-            if isinstance(said[0], Failed):
-                raise said[0].error
-            break
+def _begin(batches: Generator[Batch, None, None]) -> Batch:
+    """What came up to the first event that says something; raises the error of an answer that failed before that."""
+    first = next(batches)
+    while (said := _first_said(first)) is None:
+        more = next(batches)
+        first.events += more.events
+        if first.frames is not None and more.frames is not None:
+            first.frames += more.frames
+    if isinstance(said, Failed):
+        raise said.error
     return first
+
+
+def _first_said(batch: Batch) -> Event | None:
+    return next((event for event in batch.events if not isinstance(event, Started | Usage)), None)
 
 
 def _log_failure(error: SluicewayError, target: Target, request_id: str) -> None:

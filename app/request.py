@@ -41,3 +41,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = True
     include_usage: bool = False
     foreign: tuple[str, ...] = ()
+
+    def relayable(self, dialect: Dialect) -> bool:
+        """Whether the client can read the frames of a provider that speaks `dialect`, as they are."""
+        return self.stream and self.dialect == dialect

@@ -19,6 +19,9 @@ class OneWord:
     def feed(self, chunk: bytes) -> list[Event]:
         return [Started(id="1", model="m", provider="openai", created=0), TextDelta(text=chunk.decode())]
 
+    def take_frames(self) -> bytes | None:
+        return None
+
     def finish(self, error: ProviderError | None = None) -> list[Event]:
         return [Finished(reason="stop")]
 

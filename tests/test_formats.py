@@ -39,7 +39,7 @@ from app.formats import FORMATS
 from app.formats.base import WholeAnswer, json_bytes
 from app.providers.anthropic_reader import AnthropicReader
 from app.providers.openai_chat_reader import OpenAIChatReader
-from app.providers.sse import FrameSplitter
+from app.providers.sse import FrameSplitter, read_frames
 from app.request import ChatRequest, Message
 
 WRITTEN = Path(__file__).parent / "recorded" / "written"
@@ -530,8 +530,8 @@ def test_frames_that_no_client_stumbles_over(name: str, events: list[Event]) -> 
     body = written(name, events)
     assert re.fullmatch(rb"(?:%s)*" % FRAME[name], body)
     splitter = FrameSplitter()
-    frames = splitter.feed(body)
-    assert splitter.finish() == []
+    frames = read_frames(splitter.feed(body))
+    assert splitter.finish() == b""
     assert len(frames) == len(re.findall(FRAME[name], body))
     for frame in frames:
         assert frame.data == b"[DONE]" or isinstance(json.loads(frame.data), dict)
@@ -549,7 +549,7 @@ def test_ndjson_is_one_object_a_line_numbered_from_1(events: list[Event]) -> Non
 @many
 @given(events=endings())
 def test_native_sse_and_ndjson_say_the_same(events: list[Event]) -> None:
-    frames = FrameSplitter().feed(written("native", events))
+    frames = read_frames(written("native", events))
     objects = [json.loads(line) for line in written("ndjson", events).splitlines()]
     said = [{key: value for key, value in each.items() if key != "event_id"} for each in objects]
     assert [json.loads(frame.data) for frame in frames[:-1]] == said
@@ -598,7 +598,7 @@ def test_what_is_written_for_anthropic_is_read_back(events: list[Event]) -> None
 @given(answers())
 def test_anthropic_blocks_are_opened_and_closed_one_after_the_other(events: list[Event]) -> None:
     open_block, following = None, 0
-    for frame in FrameSplitter().feed(written("anthropic_messages", events)):
+    for frame in read_frames(written("anthropic_messages", events)):
         data = json.loads(frame.data)
         assert data["type"] == frame.event.decode()
         if data["type"] == "content_block_start":
@@ -615,9 +615,7 @@ def test_anthropic_blocks_are_opened_and_closed_one_after_the_other(events: list
 def test_the_simple_formats_lose_no_character(events: list[Event]) -> None:
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
     objects = {
-        name: [
-            json.loads(frame.data) for frame in FrameSplitter().feed(written(name, events)) if frame.data[:1] == b"{"
-        ]
+        name: [json.loads(frame.data) for frame in read_frames(written(name, events)) if frame.data[:1] == b"{"]
         for name in ("text_sse", "token_sse", "meta_sse")
     }
     assert "".join(said.get("text", "") for said in objects["text_sse"]) == text

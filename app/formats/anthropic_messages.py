@@ -27,7 +27,7 @@ from ..events import (
     Usage,
 )
 from ..request import ChatRequest, Message
-from .base import Body, Encoder, WholeAnswer, compact_json, data_frame, foreign_fields, validated
+from .base import Encoder, OpenBody, WholeAnswer, compact_json, data_frame, foreign_fields, line_safe, validated
 
 STOP_REASONS: dict[FinishReason, str] = {
     "stop": "end_turn",
@@ -56,23 +56,17 @@ ERROR_TYPES = {
 HEADERS = ("anthropic-version", "anthropic-beta")
 
 
-class Open(Body):
-    """Fields we do not know belong to the protocol as the provider speaks it: kept, and passed on unchanged."""
-
-    model_config = pydantic.ConfigDict(extra="allow")
-
-
-class Block(Open):
+class Block(OpenBody):
     type: str
     text: str | None = None
 
 
-class MessageParam(Open):
+class MessageParam(OpenBody):
     role: Literal["user", "assistant", "system"]
     content: str | list[Block]
 
 
-class MessagesBody(Open):
+class MessagesBody(OpenBody):
     messages: Annotated[list[MessageParam], pydantic.Field(min_length=1)]
     model: Annotated[str, pydantic.Field(min_length=1)] | None = None
     max_tokens: Annotated[int, pydantic.Field(ge=1)] | None = None
@@ -204,6 +198,10 @@ class AnthropicMessagesEncoder:
         for event in events:
             self._take(event, out)
         return b"".join(out)
+
+    def relay(self, frames: bytes, events: list[Event]) -> bytes:
+        frames = line_safe(frames)
+        return frames + self.feed(events[-1:]) if events and isinstance(events[-1], Failed) else frames
 
     def _take(self, event: Event, out: list[bytes]) -> None:
         if self._call is not None and not isinstance(event, Failed) and getattr(event, "call_id", None) != self._call:

@@ -7,7 +7,7 @@ lists of events and gives bytes; it reads no clock and draws no ids, so the same
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 import pydantic
@@ -21,6 +21,15 @@ from ..request import ChatRequest
 class Encoder(Protocol):
     def feed(self, events: list[Event], /) -> bytes:
         """The events as bytes on the wire. After a terminal event nothing more is fed."""
+
+
+@runtime_checkable
+class Relay(Encoder, Protocol):
+    """An encoder of a protocol that a provider may speak too."""
+
+    def relay(self, frames: bytes, events: list[Event], /) -> bytes:
+        """The provider's own `frames` as bytes on the wire. `events` are the same, and tell what is not in the frames:
+        a failure, and what comes with the end. Batches with and without frames may follow each other."""
 
 
 class Format(Protocol):
@@ -92,6 +101,12 @@ class Body(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+class OpenBody(Body):
+    """Of a protocol that others own: fields we do not know are its provider's, kept and passed on unchanged."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+
 BodyT = TypeVar("BodyT", bound=Body)
 
 
@@ -158,11 +173,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 def json_bytes(value: Any) -> bytes:
-    """Compact JSON with U+2028, U+2029 and U+0085 escaped: line readers that follow Unicode would split there.
+    """Compact JSON that is `line_safe`."""
+    return line_safe(_encode(value))
+
+
+def line_safe(data: bytes) -> bytes:
+    """JSON, or frames of it, with U+2028, U+2029 and U+0085 escaped: line readers that follow Unicode split there.
 
     The three can only stand inside strings, so replacing their UTF-8 bytes is enough (and costs one scan).
     """
-    data = _encode(value)
     if b"\xe2\x80" in data:
         data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
     if b"\xc2\x85" in data:

@@ -28,7 +28,7 @@ from ..events import (
     Usage,
 )
 from ..request import ChatRequest, Message
-from .base import DONE, Body, Encoder, WholeAnswer, data_frame, foreign_fields, json_bytes, validated
+from .base import DONE, Encoder, OpenBody, WholeAnswer, data_frame, foreign_fields, json_bytes, line_safe, validated
 
 # An answer that was stopped on purpose has no word of its own in this protocol.
 FINISH_REASONS: dict[FinishReason, str] = {
@@ -47,18 +47,12 @@ ERROR_TYPES = {
 }
 
 
-class Open(Body):
-    """Fields we do not know belong to the protocol as the provider speaks it: kept, and passed on unchanged."""
-
-    model_config = pydantic.ConfigDict(extra="allow")
-
-
-class Part(Open):
+class Part(OpenBody):
     type: str
     text: str | None = None
 
 
-class ChatCompletionMessage(Open):
+class ChatCompletionMessage(OpenBody):
     role: Literal["developer", "system", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
 
@@ -69,11 +63,11 @@ class ChatCompletionMessage(Open):
         return self
 
 
-class StreamOptions(Open):
+class StreamOptions(OpenBody):
     include_usage: bool | None = None
 
 
-class ChatCompletionBody(Open):
+class ChatCompletionBody(OpenBody):
     messages: Annotated[list[ChatCompletionMessage], pydantic.Field(min_length=1)]
     model: Annotated[str, pydantic.Field(min_length=1)] | None = None
     max_tokens: Annotated[int, pydantic.Field(ge=1)] | None = None
@@ -218,6 +212,22 @@ class OpenAIChatEncoder:
                 case _:
                     assert_never(event)
         return b"".join(out)
+
+    def relay(self, frames: bytes, events: list[Event]) -> bytes:
+        """The end mark, and a usage that the provider left out, are written here; its frames hold all else."""
+        frames = line_safe(frames)
+        if not events:
+            return frames
+        if isinstance(first := events[0], Started):
+            self._begin(first)
+        match events[-1]:
+            case Finished(usage=usage):
+                estimated = self._include_usage and usage is not None and usage.source == "estimated"
+                return b"".join((frames, self._chunk([], usage) if estimated else b"", DONE))
+            case Failed():
+                return frames + self.feed(events[-1:])
+            case _:
+                return frames
 
     def _begin(self, start: Started) -> None:
         self._head = {

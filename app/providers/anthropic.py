@@ -61,7 +61,7 @@ class Anthropic:
             raise sdk_failure(self.name, exc, clock, secret=self._key) from exc
         start = Started(id=f"msg_{uuid.uuid4().hex}", model=target.model, provider=self.name, created=int(time.time()))
         raw: Any = response  # declared as a Stream; with `cast_to=httpx2.Response` it is just that, unread
-        return Upstream(raw, AnthropicReader(start, secret=self._key))
+        return Upstream(raw, AnthropicReader(start, secret=self._key, relay=request.relayable("anthropic")))
 
     def close(self) -> None:
         self._client.close()

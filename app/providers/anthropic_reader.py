@@ -30,18 +30,18 @@ STOP_REASONS: dict[str, FinishReason] = {
 }
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     input_tokens: int | None = None
     output_tokens: int | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     id: str | None = None
     model: str | None = None
     usage: _Usage | None = None
 
 
-class _Block(msgspec.Struct):
+class _Block(msgspec.Struct, gc=False):
     type: str | None = None
     text: str | None = None
     thinking: str | None = None
@@ -50,7 +50,7 @@ class _Block(msgspec.Struct):
     input: Any = None
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     type: str | None = None
     text: str | None = None
     thinking: str | None = None
@@ -59,7 +59,7 @@ class _Delta(msgspec.Struct):
     stop_sequence: str | None = None
 
 
-class _Data(msgspec.Struct):
+class _Data(msgspec.Struct, gc=False):
     """The data of every event in one struct: only the fields we read."""
 
     type: str | None = None
@@ -71,11 +71,12 @@ class _Data(msgspec.Struct):
     error: Any = None
 
 
-class _Type(msgspec.Struct):
+class _Type(msgspec.Struct, gc=False):
     type: str | None = None
 
 
-_decode = msgspec.json.Decoder(_Data).decode
+_decoder = msgspec.json.Decoder(_Data)
+_decode = _decoder.decode
 _decode_type = msgspec.json.Decoder(_Type).decode
 _decode_any = msgspec.json.Decoder().decode
 
@@ -86,33 +87,57 @@ KNOWN = AFTER_START | {"message_start", "error"}
 
 
 class AnthropicReader(FrameReader):
-    def __init__(self, start: Started, *, secret: str = "") -> None:
-        super().__init__(start, secret=secret)
+    PLAIN = b"event: content_block_delta\ndata: "
+    NAMED = True
+    END = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+
+    def __init__(self, start: Started, *, secret: str = "", relay: bool = False) -> None:
+        super().__init__(start, secret=secret, relay=relay)
         self._reason: FinishReason = "stop"
         self._stop_sequence: str | None = None
         self._input_tokens: int | None = None
         self._output_tokens: int | None = None
         self._blocks: dict[int, OpenCall] = {}  # the tool calls among the open blocks, by index
 
-    def _read(self, frame: Frame, events: list[Event]) -> None:
+    def _decode_lines(self, lines: bytes) -> list[_Data]:
+        return _decoder.decode_lines(lines)
+
+    def _read_plain(self, datas: list[_Data], events: list[Event]) -> int:
+        if self._start is not None:
+            return 0
+        add = events.append
+        for at, data in enumerate(datas):
+            delta = data.delta
+            if data.type != "content_block_delta" or delta is None or data.error is not None:
+                return at
+            if delta.type == "text_delta":
+                if delta.text:
+                    add(TextDelta(text=delta.text))
+            else:
+                self._read_delta(data.index or 0, delta, events)
+        return len(datas)
+
+    def _read(self, frame: Frame, events: list[Event]) -> bytes | None:
         if frame.event == b"error":
             self._fail_as_said(_decode_any(frame.data), events)
-            return
+            return None
         try:
             data = _decode(frame.data)
         except msgspec.ValidationError:
             # An event of the future may have one of these fields with another type.
             if _decode_type(frame.data).type in KNOWN:
                 raise
-            return
+            return frame.data
         index = data.index or 0
         if data.type == "error":
             self._fail_as_said({"error": data.error}, events)
-        elif data.type == "message_start":
+            return None
+        if data.type == "message_start":
             self._open(data.message or _Message(), events)
         elif self._start is not None:
             if data.type in AFTER_START:
                 self._fail(StreamBroken("the provider's stream began in the middle; try again"), events)
+                return None
         elif data.type == "content_block_delta":
             self._read_delta(index, data.delta or _Delta(), events)
         elif data.type == "content_block_start":
@@ -128,6 +153,7 @@ class AnthropicReader(FrameReader):
                 self._stop_sequence = data.delta.stop_sequence
         elif data.type == "message_stop":
             self._finish(events)
+        return frame.data
 
     def _open(self, message: _Message, events: list[Event]) -> None:
         start = self._start

@@ -42,6 +42,10 @@ class Reader(Stage[bytes, list[Event]], Protocol):
 
     def finish(self, error: ProviderError | None = None) -> list[Event]: ...
 
+    def take_frames(self) -> bytes | None:
+        """The frames read since the last call, for a client of the same protocol: unchanged but for what such a client
+        must not see, and without the failing one (its `Failed` says it). None where none are wanted."""
+
 
 class Upstream:
     """An upstream response whose headers have come: the body's chunks as they arrive, and the reader for them.

@@ -65,7 +65,14 @@ class OpenAI:
         )
         # The declared type is a Stream; with `cast_to=httpx2.Response` the SDK returns just that, unread.
         raw: Any = response
-        return Upstream(raw, OpenAIChatReader(start, secret=self._key, keep_model=self.keep_model))
+        reader = OpenAIChatReader(
+            start,
+            secret=self._key,
+            relay=request.relayable("openai"),
+            relay_usage=request.include_usage,
+            keep_model=self.keep_model,
+        )
+        return Upstream(raw, reader)
 
     def close(self) -> None:
         self._client.close()

@@ -11,6 +11,7 @@ call (Gemini, and OpenAI where the call was forced); no `[DONE]`; errors as `dat
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -33,25 +34,25 @@ FINISH_REASONS: dict[str, FinishReason] = {
 BROKEN_OFF = frozenset({"error", "abort", "insufficient_system_resource", "network_error"})
 
 
-class _Function(msgspec.Struct):
+class _Function(msgspec.Struct, gc=False):
     name: str | None = None
     arguments: str | None = None
 
 
-class _ToolCall(msgspec.Struct):
+class _ToolCall(msgspec.Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
 
 
-class _Part(msgspec.Struct):
+class _Part(msgspec.Struct, gc=False):
     """`{"type": "text", "text"}`, or `{"type": "thinking", "thinking": [text parts]}`."""
 
     text: str | None = None
     thinking: list[_Part] | None = None
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     content: str | list[_Part] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
@@ -59,18 +60,18 @@ class _Delta(msgspec.Struct):
     tool_calls: list[_ToolCall] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     index: int | None = None
     delta: _Delta | None = None
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | float | None = None
     completion_tokens: int | float | None = None
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     """Only the fields we read: decoding costs by what is named, not by what was sent."""
 
     id: str | None = None
@@ -81,36 +82,91 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-_decode = msgspec.json.Decoder(_Chunk).decode
+_decoder = msgspec.json.Decoder(_Chunk)
+_decode = _decoder.decode
 _decode_any = msgspec.json.Decoder().decode
 
 
-class OpenAIChatReader(FrameReader):
-    """`keep_model`: the model is named as we know it, not as the server reports it (a file path, from llama.cpp)."""
+# A key of the frame itself: inside a string its quotes would be escaped.
+_MODEL = re.compile(rb'"model":\s*"(?:[^"\\]|\\.)*"')
 
-    def __init__(self, start: Started, *, secret: str = "", keep_model: bool = False) -> None:
-        super().__init__(start, secret=secret)
-        self._keep_model = keep_model
+
+class OpenAIChatReader(FrameReader):
+    """`keep_model`: the model is named as we know it, not as the server reports it (a file path, from llama.cpp).
+    `relay_usage`: whether usage is for the client; our own books ask for it always.
+
+    The end mark is not relayed: whoever writes the answer sets it, after what may have to come before it.
+    """
+
+    PLAIN = b"data: "
+
+    def __init__(
+        self,
+        start: Started,
+        *,
+        secret: str = "",
+        relay: bool = False,
+        relay_usage: bool = False,
+        keep_model: bool = False,
+    ) -> None:
+        super().__init__(start, secret=secret, relay=relay)
+        self._relay_usage = relay_usage
+        self._keep_model = start.model if keep_model else None
         self._reason: FinishReason | None = None
         self._usage: Usage | None = None
         # The call that a delta's index, or its id, means; under None the one begun last.
         self._at_index: dict[int | None, OpenCall] = {}
         self._by_id: dict[str, OpenCall] = {}
 
-    def _read(self, frame: Frame, events: list[Event]) -> None:
+    def take_frames(self) -> bytes | None:
+        frames = super().take_frames()
+        if not frames:
+            return frames
+        if not self._relay_usage:  # what the client did not ask for stands in every chunk because we did
+            frames = frames.replace(b',"usage":null', b"").replace(b', "usage": null', b"")
+        if self._keep_model is not None:
+            name = b'"model":' + msgspec.json.encode(self._keep_model)
+            frames = _MODEL.sub(lambda _: name, frames)
+        return frames
+
+    def _decode_lines(self, lines: bytes) -> list[_Chunk]:
+        return _decoder.decode_lines(lines)
+
+    def _read_plain(self, datas: list[_Chunk], events: list[Event]) -> int:
+        if self._start is not None or self.answered:
+            return 0
+        add = events.append
+        for at, chunk in enumerate(datas):
+            choices = chunk.choices
+            if chunk.usage is not None or chunk.error or not choices or len(choices) != 1:
+                return at
+            choice = choices[0]
+            delta = choice.delta
+            if choice.finish_reason or choice.index or delta is None or delta.tool_calls or delta.refusal:
+                return at
+            text = delta.content
+            if text is not None and type(text) is not str:
+                return at
+            if reasoning := delta.reasoning_content or delta.reasoning:
+                add(ReasoningDelta(text=reasoning))
+            if text:
+                add(TextDelta(text=text))
+        return len(datas)
+
+    def _read(self, frame: Frame, events: list[Event]) -> bytes | None:
         if frame.data.startswith(b"[DONE]"):
             if self._start is None:
                 self._finish(events)
             else:
                 self._fail(StreamBroken("the provider's stream was empty; try again"), events)
-            return
+            return None
         if frame.event == b"error":
             self._fail_as_said(_decode_any(frame.data), events)
-            return
+            return None
         chunk = _decode(frame.data)
         if chunk.error:  # not `{}` or "": the official SDKs too ask for one that says something
             self._fail_as_said({"error": chunk.error}, events)
-            return
+            return None
         if self._start is not None and (chunk.choices or chunk.id):
             self._open(chunk, self._start, events)
         if chunk.usage is not None and chunk.usage.completion_tokens is not None:
@@ -120,13 +176,32 @@ class OpenAIChatReader(FrameReader):
         for choice in chunk.choices or ():
             if not choice.index and not self._ended:  # we never ask for a second choice; 0 and absent are the first
                 self._read_choice(choice, events)
+        if frame.event and not chunk.choices and chunk.usage is None:
+            return None  # somebody's own; in this protocol frames have no names, and clients trip over what is no chunk
+        return self._for_client(chunk, frame.data)
+
+    def _for_client(self, chunk: _Chunk, data: bytes) -> bytes | None:
+        """A chunk's data as it is relayed: without the usage that only we asked for, and without the finish reason of
+        an answer that was broken off, which a client could take for its end."""
+        hide_usage = chunk.usage is not None and not self._relay_usage
+        if not hide_usage and not self._ended:
+            return data
+        if not chunk.choices:
+            return None
+        shown = _decode_any(data)
+        if hide_usage:
+            del shown["usage"]
+        if self._ended:
+            for choice in shown["choices"]:
+                choice["finish_reason"] = None
+        return msgspec.json.encode(shown)
 
     def _open(self, chunk: _Chunk, start: Started, events: list[Event]) -> None:
         self._start = None
         events.append(
             Started(
                 id=chunk.id or start.id,
-                model=start.model if self._keep_model else chunk.model or start.model,
+                model=self._keep_model or chunk.model or start.model,
                 provider=start.provider,
                 created=int(chunk.created or 0) or start.created,
             )

@@ -29,16 +29,20 @@ class FrameTooLarge(Exception):
 
 
 class FrameSplitter:
-    """`feed(chunk) -> list[Frame]`, `finish()`. Linear in its input however small the chunks are."""
+    """Cuts a body between frames. `feed(chunk)` gives the bytes of the frames that it completed, each with its blank
+    line and with line ends made LF (`read_frames` reads them), b"" where it completed none; `finish` what is left.
 
-    __slots__ = ("_buffer", "_first", "_skip_lf")
+    Linear in its input however small the chunks are; a chunk that ends with a frame passes uncopied.
+    """
+
+    __slots__ = ("_first", "_kept", "_skip_lf")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._kept = bytearray()  # the beginning of a frame whose end has not come
         self._first = True
         self._skip_lf = False
 
-    def feed(self, chunk: bytes) -> list[Frame]:
+    def feed(self, chunk: bytes) -> bytes:
         if self._skip_lf and chunk:  # the LF of a CRLF whose CR ended the chunk before
             self._skip_lf = False
             if chunk[0] == 0x0A:
@@ -46,31 +50,52 @@ class FrameSplitter:
         if b"\r" in chunk:
             self._skip_lf = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        buffer = self._buffer
-        searched = max(0, len(buffer) - 1)
-        buffer += chunk
+        kept = self._kept
         if self._first:
-            if len(buffer) < 3 and b"\xef\xbb\xbf".startswith(buffer):
-                return []
+            chunk = bytes(kept) + chunk
+            kept.clear()
+            if len(chunk) < 3 and _BOM.startswith(chunk):
+                kept += chunk
+                return b""
             self._first = False
-            if buffer.startswith(b"\xef\xbb\xbf"):
-                del buffer[:3]
-        end = buffer.rfind(b"\n\n", searched)
-        if end < 0:
-            if len(buffer) > MAX_FRAME_BYTES:
-                raise FrameTooLarge
-            return []
-        blocks = bytes(buffer[:end]).split(b"\n\n")
-        del buffer[: end + 2]
-        return [frame for block in blocks if (frame := _frame(block)) is not None]
+            chunk = chunk.removeprefix(_BOM)
+        end = chunk.rfind(b"\n\n") + 2
+        if end < 2:
+            if not (chunk.startswith(b"\n") and kept.endswith(b"\n")):
+                kept += chunk
+                if len(kept) > MAX_FRAME_BYTES:
+                    raise FrameTooLarge
+                return b""
+            end = 1
+        whole = chunk[:end]
+        if kept:
+            whole = b"".join((kept, whole))
+            kept.clear()
+        if end < len(chunk):
+            kept += chunk[end:]
+        return whole
 
-    def finish(self) -> list[Frame]:
-        frame = _frame(bytes(self._buffer).rstrip(b"\n"))
-        self._buffer.clear()
-        return [] if frame is None else [frame]
+    def finish(self) -> bytes:
+        rest = bytes(self._kept).rstrip(b"\n")
+        self._kept.clear()
+        return rest + b"\n\n" if rest else b""
 
 
-def _frame(block: bytes) -> Frame | None:
+_BOM = b"\xef\xbb\xbf"
+
+
+def blocks(text: bytes) -> list[bytes]:
+    """What stands between the blank lines of whole frames."""
+    return text.removesuffix(b"\n\n").split(b"\n\n")
+
+
+def read_frames(text: bytes) -> list[Frame]:
+    """The frames in what a splitter gave."""
+    return [frame for block in blocks(text) if (frame := read_frame(block)) is not None]
+
+
+def read_frame(block: bytes) -> Frame | None:
+    """The frame of one block, None for one without data."""
     if block.startswith(b"data: ") and b"\n" not in block:  # nearly every frame of an OpenAI stream
         return Frame(b"", block[6:])
     event = b""

@@ -19,20 +19,20 @@ from typing import Any
 from flask import Response, stream_with_context
 
 from ..errors import Internal
-from ..events import Event, Failed, Finished
-from ..formats import Encoder
+from ..events import Batch, Failed, Finished
+from ..formats import Encoder, Relay
 from ..formats.base import json_bytes
 
 log = logging.getLogger("sluiceway")
 
-Batches = Generator[list[Event], None, None]
+Batches = Generator[Batch, None, None]
 
 # Right behind every proxy we know of: no cache and no compressor may wait for more of the body, and nginx does not
 # buffer it (it strips X-Accel-Buffering). Never `Connection`: it is the server's.
 STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 
-def streamed(first: list[Event], rest: Batches, encoder: Encoder, mimetype: str, *, request_id: str) -> Response:
+def streamed(first: Batch, rest: Batches, encoder: Encoder, mimetype: str, *, request_id: str) -> Response:
     """The response of an answer whose first batch is known. Closing it closes `rest`, also if it never started."""
     # `mimetype`, not `content_type`: Flask adds the charset, without which `requests` reads UTF-8 as Latin-1.
     response = Response(
@@ -49,13 +49,15 @@ def whole(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return Response(json_bytes(value), status, mimetype="application/json", headers=dict(headers or {}))
 
 
-def _written(first: list[Event], rest: Batches, encoder: Encoder, request_id: str) -> Generator[bytes, None, None]:
+def _written(first: Batch, rest: Batches, encoder: Encoder, request_id: str) -> Generator[bytes, None, None]:
+    relay = encoder.relay if isinstance(encoder, Relay) else None
     ended = False
     try:
-        batch: list[Event] | None = first
+        batch: Batch | None = first
         while batch is not None:
-            ended = isinstance(batch[-1], Finished | Failed)
-            if data := encoder.feed(batch):
+            events, frames = batch.events, batch.frames
+            ended = bool(events) and isinstance(events[-1], Finished | Failed)
+            if data := encoder.feed(events) if relay is None or frames is None else relay(frames, events):
                 yield data
             batch = None if ended else next(rest, None)
     except Exception:
