@@ -7,7 +7,7 @@ file and one line here; the doors ask for a format by its name.
 from __future__ import annotations
 
 from ..registry import Registry
-from .base import Encoder, Format, Relay
+from .base import Encoder, Format
 
 FORMATS: Registry[Format] = Registry(
     __name__,
@@ -23,4 +23,4 @@ FORMATS: Registry[Format] = Registry(
     },
 )
 
-__all__ = ["FORMATS", "Encoder", "Format", "Relay"]
+__all__ = ["FORMATS", "Encoder", "Format"]

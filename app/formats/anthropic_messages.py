@@ -179,7 +179,7 @@ _TEXT = {"type": "text", "text": ""}
 _THINKING = {"type": "thinking", "thinking": "", "signature": ""}
 
 
-class AnthropicMessagesEncoder:
+class AnthropicMessagesEncoder(Encoder):
     """At most one block is open at a time; a piece of another kind closes it and opens its own.
 
     A tool call's block stays open until the call has ended. Other providers interleave parallel calls, so what

@@ -7,7 +7,7 @@ lists of events and gives bytes; it reads no clock and draws no ids, so the same
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import msgspec
 import pydantic
@@ -19,17 +19,15 @@ from ..request import ChatRequest
 
 
 class Encoder(Protocol):
+    """Batches with and without a provider's frames may follow each other; after a terminal event nothing more comes."""
+
     def feed(self, events: list[Event], /) -> bytes:
-        """The events as bytes on the wire. After a terminal event nothing more is fed."""
-
-
-@runtime_checkable
-class Relay(Encoder, Protocol):
-    """An encoder of a protocol that a provider may speak too."""
+        """The events as bytes on the wire."""
 
     def relay(self, frames: bytes, events: list[Event], /) -> bytes:
-        """The provider's own `frames` as bytes on the wire. `events` are the same, and tell what is not in the frames:
-        a failure, and what comes with the end. Batches with and without frames may follow each other."""
+        """A provider's own frames as bytes on the wire, in formats that are a provider's protocol too. `events` are the
+        same, and tell what is not in the frames: a failure, and what comes with the end."""
+        raise TypeError(f"{type(self).__name__} writes no provider's protocol")
 
 
 class Format(Protocol):

@@ -19,7 +19,7 @@ class MetaSSE(SimpleFormat):
         return MetaSSEEncoder()
 
 
-class MetaSSEEncoder:
+class MetaSSEEncoder(Encoder):
     def feed(self, events: list[Event]) -> bytes:
         out: list[bytes] = []
         for event in events:

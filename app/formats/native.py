@@ -125,7 +125,7 @@ def plain(event: Event) -> Any:
             return event  # its fields are the published ones
 
 
-class NativeSSEEncoder:
+class NativeSSEEncoder(Encoder):
     def __init__(self) -> None:
         self._number = 0
 
@@ -140,7 +140,7 @@ class NativeSSEEncoder:
         return b"".join(out)
 
 
-class NDJSONEncoder:
+class NDJSONEncoder(Encoder):
     def __init__(self) -> None:
         self._number = 0
 

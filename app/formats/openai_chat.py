@@ -170,7 +170,7 @@ def error_object(error: SluicewayError) -> dict[str, Any]:
     }
 
 
-class OpenAIChatEncoder:
+class OpenAIChatEncoder(Encoder):
     """The bytes around a text delta are the same in every chunk of an answer, so they are made once."""
 
     def __init__(self, *, include_usage: bool) -> None:

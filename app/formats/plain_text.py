@@ -21,7 +21,7 @@ class PlainText(SimpleFormat):
         return PlainTextEncoder()
 
 
-class PlainTextEncoder:
+class PlainTextEncoder(Encoder):
     def __init__(self) -> None:
         self._at_line_start = True
 

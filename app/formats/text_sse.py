@@ -20,7 +20,7 @@ class TextSSE(SimpleFormat):
         return TextSSEEncoder()
 
 
-class TextSSEEncoder:
+class TextSSEEncoder(Encoder):
     def feed(self, events: list[Event]) -> bytes:
         out: list[bytes] = []
         for event in events:

@@ -21,7 +21,7 @@ class TokenSSE(SimpleFormat):
         return TokenSSEEncoder()
 
 
-class TokenSSEEncoder:
+class TokenSSEEncoder(Encoder):
     def feed(self, events: list[Event]) -> bytes:
         out: list[bytes] = []
         for event in events:

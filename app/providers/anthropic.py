@@ -7,8 +7,8 @@ rejects `temperature`, `top_p` and `top_k`, so a request that has one goes out u
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from typing import Any
 
 import anthropic
@@ -21,7 +21,7 @@ from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
 from .anthropic_reader import AnthropicReader
-from .base import Upstream, refuse_foreign, sdk_failure
+from .base import Upstream, endpoint, refuse_foreign, sdk_failure
 
 DEFAULT_MAX_TOKENS = 4096
 SAMPLING = ("temperature", "top_p", "top_k")
@@ -40,6 +40,7 @@ class Anthropic:
             max_retries=0,
             http_client=http_client(settings.base_url),
         )
+        self._url = endpoint(self._client.base_url, "/v1/messages")
 
     def open(self, request: ChatRequest, target: Target, clock: Clock, *, request_id: str) -> Upstream:
         payload = self.payload(request, target)
@@ -50,7 +51,7 @@ class Anthropic:
             headers["anthropic-version"] = LAST_VERSION_WITH_SAMPLING
         try:
             response = self._client.post(
-                "/v1/messages",
+                self._url,
                 body=payload,
                 options={"timeout": clocked(clock, connect_s=target.timeouts.connect_s), "headers": headers},
                 cast_to=httpx2.Response,
@@ -59,7 +60,8 @@ class Anthropic:
             )
         except anthropic.AnthropicError as exc:
             raise sdk_failure(self.name, exc, clock, secret=self._key) from exc
-        start = Started(id=f"msg_{uuid.uuid4().hex}", model=target.model, provider=self.name, created=int(time.time()))
+        own_id = f"msg_{os.urandom(16).hex()}"
+        start = Started(id=own_id, model=target.model, provider=self.name, created=int(time.time()))
         raw: Any = response  # declared as a Stream; with `cast_to=httpx2.Response` it is just that, unread
         return Upstream(raw, AnthropicReader(start, secret=self._key, relay=request.relayable("anthropic")))
 

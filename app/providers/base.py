@@ -73,6 +73,11 @@ class Upstream:
         self._response.close()
 
 
+def endpoint(base_url: httpx2.URL, path: str) -> str:
+    """`path` under an SDK client's `base_url`, for its `post`: joined once and not for each request."""
+    return str(base_url.copy_with(raw_path=base_url.raw_path + path.lstrip("/").encode()))
+
+
 class Provider(Protocol):
     """One configured provider; made once a process, used by many greenlets or threads at a time."""
 

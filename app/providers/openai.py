@@ -7,8 +7,8 @@ reads it. `max_retries=0`: trying again is decided in one place, and not here.
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..request import ChatRequest
 from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
-from .base import Upstream, refuse_foreign, sdk_failure
+from .base import Upstream, endpoint, refuse_foreign, sdk_failure
 from .openai_chat_reader import OpenAIChatReader
 
 
@@ -41,6 +41,7 @@ class OpenAI:
             http_client=http_client(settings.base_url),
             default_headers=self.headers,
         )
+        self._url = endpoint(self._client.base_url, "/chat/completions")
         # OpenAI's newer models reject `max_tokens`; many other servers of the protocol know nothing else.
         own = self._client.base_url.host.endswith((".openai.com", ".azure.com"))
         self._max_tokens_field = "max_completion_tokens" if own else "max_tokens"
@@ -48,7 +49,7 @@ class OpenAI:
     def open(self, request: ChatRequest, target: Target, clock: Clock, *, request_id: str) -> Upstream:
         try:
             response = self._client.post(
-                "/chat/completions",
+                self._url,
                 body=self.payload(request, target),
                 options={
                     "timeout": clocked(clock, connect_s=target.timeouts.connect_s),
@@ -60,9 +61,8 @@ class OpenAI:
             )
         except openai.OpenAIError as exc:
             raise sdk_failure(self.name, exc, clock, secret=self._key) from exc
-        start = Started(
-            id=f"chatcmpl-{uuid.uuid4().hex}", model=target.model, provider=self.name, created=int(time.time())
-        )
+        own_id = f"chatcmpl-{os.urandom(16).hex()}"
+        start = Started(id=own_id, model=target.model, provider=self.name, created=int(time.time()))
         # The declared type is a Stream; with `cast_to=httpx2.Response` the SDK returns just that, unread.
         raw: Any = response
         reader = OpenAIChatReader(

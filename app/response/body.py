@@ -20,7 +20,7 @@ from flask import Response, stream_with_context
 
 from ..errors import Internal
 from ..events import Batch, Failed, Finished
-from ..formats import Encoder, Relay
+from ..formats import Encoder
 from ..formats.base import json_bytes
 
 log = logging.getLogger("sluiceway")
@@ -50,14 +50,13 @@ def whole(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 
 
 def _written(first: Batch, rest: Batches, encoder: Encoder, request_id: str) -> Generator[bytes, None, None]:
-    relay = encoder.relay if isinstance(encoder, Relay) else None
     ended = False
     try:
         batch: Batch | None = first
         while batch is not None:
             events, frames = batch.events, batch.frames
             ended = bool(events) and isinstance(events[-1], Finished | Failed)
-            if data := encoder.feed(events) if relay is None or frames is None else relay(frames, events):
+            if data := encoder.feed(events) if frames is None else encoder.relay(frames, events):
                 yield data
             batch = None if ended else next(rest, None)
     except Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import ssl
 import urllib.request
@@ -31,19 +32,51 @@ def clocked(clock: Clock, *, connect_s: float) -> httpx2.Timeout:
     return timeout
 
 
+# An SDK client asks one URL all its life; to parse it costs as much as to read a short answer.
+_parsed = functools.lru_cache(maxsize=64)(httpx2.URL)
+
+
 class _Client(httpx2.Client):
     """Hands the clock of a clocked timeout to the transport (the SDKs pass `timeout=` on, but no `extensions=`), and
     keeps a refusal a refusal: where its body breaks off, stalls, never ends or is badly compressed, the SDKs would
-    raise the body's trouble, and the status with its Retry-After would be lost."""
+    raise the body's trouble, and the status with its Retry-After would be lost.
 
-    def build_request(self, *args: Any, **kwargs: Any) -> httpx2.Request:
+    A request over our own transport goes there straight. What httpx2 would do on the way is merging defaults, cookies
+    (which one caller's answer must not hand to another's request) and redirects; for a redirect it is asked after all.
+    """
+
+    def __init__(self, transport: Transport | None = None) -> None:
+        super().__init__(transport=transport)
+        self._straight = transport
+
+    def build_request(self, method: str, url: httpx2.URL | str, **kwargs: Any) -> httpx2.Request:
         timeout = kwargs.get("timeout")
-        if isinstance(timeout, _ClockedTimeout):
+        if not isinstance(timeout, _ClockedTimeout):
+            return super().build_request(method, url, **kwargs)
+        content = kwargs.get("content")
+        if self._straight is None or not isinstance(content, bytes) or kwargs.get("params"):
             kwargs["extensions"] = {**(kwargs.get("extensions") or {}), "clock": timeout.clock}
-        return super().build_request(*args, **kwargs)
+            return super().build_request(method, url, **kwargs)
+        where = _parsed(url)
+        given = httpx2.Headers(kwargs.get("headers")).raw
+        headers = [(b"Host", where.netloc), *given, (b"Content-Length", b"%d" % len(content))]
+        return httpx2.Request(
+            method,
+            where,
+            headers=headers,
+            stream=httpx2.ByteStream(content),
+            extensions={"timeout": timeout.as_dict(), "clock": timeout.clock},
+        )
 
     def send(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
-        response = super().send(request, **kwargs)
+        if self._straight is not None and kwargs.get("stream"):
+            response = self._straight.handle_request(request)
+            response.request = request
+            if response.is_redirect:
+                response.close()
+                response = super().send(request, **kwargs)
+        else:
+            response = super().send(request, **kwargs)
         if not response.is_error:
             return response
         content = b""
@@ -71,7 +104,7 @@ def http_client(base_url: str | None = None) -> httpx2.Client:
     proxies = urllib.request.getproxies().keys() & {"http", "https", "all"}
     if proxies and not _is_here(host) and not (host and urllib.request.proxy_bypass(host)):
         return _Client()
-    return _Client(transport=Transport())
+    return _Client(Transport())
 
 
 _LONG_S = 600.0  # where the caller set no limit
@@ -122,12 +155,14 @@ class Transport(httpx2.BaseTransport):
             connection.close()
             raise
         body = Body(self._pool, origin, connection, clock)
-        return httpx2.Response(
+        response = httpx2.Response(
             head.status,
             headers=head.headers,
             stream=body,
             extensions={"http_version": b"HTTP/1.1", "reason_phrase": head.reason, "body": body},
         )
+        response.headers.encoding = "iso-8859-1"  # all bytes have a meaning in it, so httpx2 need not try others
+        return response
 
     def close(self) -> None:
         self._pool.close()

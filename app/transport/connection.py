@@ -25,6 +25,16 @@ SEND_BYTES = 16384
 
 # The real one, under gevent too: asked with a timeout of 0 it does not wait, so it need not go through the hub.
 _poll = monkey.get_original("select", "poll")
+# The same: with AI_NUMERICHOST it asks nobody.
+_getaddrinfo = monkey.get_original("socket", "getaddrinfo")
+
+
+def _addresses(host: str, port: int) -> list[Any]:
+    """`getaddrinfo`; what is an address already is not handed to gevent's resolver threads."""
+    with contextlib.suppress(OSError):
+        found: list[Any] = _getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
+        return found
+    return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
 
 
 class Connection:
@@ -52,7 +62,7 @@ class Connection:
             raise
 
     def _establish(self, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float) -> None:
-        addresses = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+        addresses = _addresses(host, port)
         deadline = time.monotonic() + timeout_s
         sock = self._reach(addresses, deadline)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -103,8 +113,9 @@ class Connection:
         self._parser = ResponseParser(method)
         deadline = time.monotonic() + timeout_s
         try:
+            sent = self._send_some(sock, data)  # nearly always all of it, without a timer
             # In pieces of one TLS record, because `sendall` over TLS begins its timeout anew with each.
-            for start in range(0, len(data), SEND_BYTES):
+            for start in range(sent, len(data), SEND_BYTES):
                 left = deadline - time.monotonic()
                 if left <= 0.0:
                     raise TimeoutError
@@ -115,6 +126,14 @@ class Connection:
             raise httpx2.WriteTimeout("the request could not be sent in time") from exc
         except OSError as exc:
             raise httpx2.WriteError(str(exc)) from exc
+
+    @staticmethod
+    def _send_some(sock: socket.socket, data: bytes) -> int:
+        """What the send buffer took at once (the socket does not block). Not over TLS: its writes may want to read."""
+        if not isinstance(sock, ssl.SSLSocket):
+            with contextlib.suppress(BlockingIOError):
+                return sock.send(data)
+        return 0
 
     def read_head(self, timeout_s: float) -> ResponseParser:
         """The parser once it knows status and headers. Raises `ReadTimeout`, after which it may be called again."""
