@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gevent.server
 import gevent.socket
 import gunicorn.util
 from gunicorn.workers.ggevent import GeventWorker
@@ -48,6 +49,10 @@ class StreamWorker(GeventWorker):
             client = _ClientSocket(client.family, client.type, client.proto, fileno=client.detach())
         super().handle(listener, client, addr)
 
+
+# New connections accepted in one turn of the loop. Each costs as much as dozens of tokens, so with gevent's 100 a rush of
+# new streams holds up those that are running. (With several workers gunicorn itself makes it 1.)
+gevent.server.StreamServer.max_accept = 10
 
 # Many streams of small pieces a process; beside plain gevent, pywsgi changes headers and answers HTTP/1.0 wrongly.
 worker_class = StreamWorker

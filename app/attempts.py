@@ -15,7 +15,7 @@ import httpx2
 
 from .clock import Clock
 from .errors import IdleTimeout, StreamBroken
-from .events import Batch, Event, Failed, Finished, Started
+from .events import TERMINAL, Batch, Event, Started
 from .providers import Provider, Upstream
 from .request import ChatRequest
 from .targets import Target
@@ -33,10 +33,10 @@ def attempt(
     try:
         while not ended:
             events = _read(upstream, clock)
-            frames = upstream.reader.take_frames()
+            frames = upstream.reader.frames
             if events or frames:
-                ended = bool(events) and isinstance(events[-1], Finished | Failed)
-                yield Batch(events, frames)
+                ended = bool(events) and isinstance(events[-1], TERMINAL)
+                yield Batch(events, frames, ended)
     finally:
         if ended:
             clock.answer_ended()
@@ -62,6 +62,7 @@ def _read(upstream: Upstream, clock: Clock) -> list[Event]:
         clock.answer_complete()
     elif events and not isinstance(events[-1], Started):
         clock.token_seen()
+        return events  # only the total can ring then, and it does at the next read
     # Bytes without events (pings) do not stop the clocks, and the total runs whatever comes.
     if (alarm := clock.alarm()) is not None:
         events += reader.finish(alarm)

@@ -18,6 +18,7 @@ from .events import (
     Order,
     ReasoningDelta,
     Started,
+    State,
     TextDelta,
     Timings,
     ToolCallDelta,
@@ -42,18 +43,12 @@ class Books:
         self._usage: Usage | None = None
 
     def feed(self, events: list[Event]) -> list[Event]:
+        if self._ttft_s is not None and self._only_text(events):
+            return events
         kept: list[Event] = []
-        check, keep = self._order.check, kept.append
         for event in events:
-            if type(event) is TextDelta:  # nearly all of them
-                check(event)
-                self._chars += len(event.text)
-                if self._ttft_s is None:
-                    self._token_seen()
-                keep(event)
-                continue
             match event:
-                case ReasoningDelta(text=text) | ToolCallDelta(arguments=text):
+                case TextDelta(text=text) | ReasoningDelta(text=text) | ToolCallDelta(arguments=text):
                     self._chars += len(text)
                     self._token_seen()
                 case ToolCallStarted():
@@ -71,9 +66,21 @@ class Books:
                     event = msgspec.structs.replace(event, usage=self._usage, timings=timings)
                 case _:
                     pass
-            check(event)
-            keep(event)
+            self._order.check(event)
+            kept.append(event)
         return kept
+
+    def _only_text(self, events: list[Event]) -> bool:
+        """Counts a batch of nothing but text, which nearly all are; one that is anything else is not touched."""
+        chars = 0
+        for event in events:
+            if type(event) is not TextDelta:
+                return False
+            chars += len(event.text)
+        if self._order.state is not State.OPEN:
+            return False
+        self._chars += chars
+        return True
 
     def _token_seen(self) -> None:
         if self._ttft_s is None:

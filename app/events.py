@@ -94,10 +94,14 @@ Event: TypeAlias = (
 class Batch(msgspec.Struct):
     """What one upstream read completed. `frames` is the same as the provider wrote it, for a client that speaks its
     protocol (None: it speaks another, so the events are to be written); a frame may say something to the client and
-    nothing to us, so there can be frames without events."""
+    nothing to us, so there can be frames without events. `ended`: the last event is a terminal one."""
 
     events: list[Event]
     frames: bytes | None = None
+    ended: bool = False
+
+
+TERMINAL = (Finished, Failed)
 
 
 class State(Enum):
@@ -152,8 +156,6 @@ class Order:
         following = self._steps.get(kind)
         if following is None:
             raise IllegalOrder(f"{kind.__name__} in state {self.state.name}")
-        if kind is TextDelta or kind is ReasoningDelta:
-            return  # legal only where it leads nowhere else
         match event:
             case ToolCallStarted(call_id=call_id):
                 if call_id in self._call_ids:

@@ -81,7 +81,7 @@ def _batches(house: House, request: ChatRequest, target: Target, request_id: str
             for batch in tries:
                 if batch.events:
                     batch.events = books.feed(batch.events)
-                    if isinstance(last := batch.events[-1], Failed):
+                    if batch.ended and isinstance(last := batch.events[-1], Failed):
                         last.error.request_id = request_id
                         _log_failure(last.error, target, request_id)
                 yield batch
@@ -96,6 +96,7 @@ def _begin(batches: Generator[Batch, None, None]) -> Batch:
     while (said := _first_said(first)) is None:
         more = next(batches)
         first.events += more.events
+        first.ended = more.ended
         if first.frames is not None and more.frames is not None:
             first.frames += more.frames
     if isinstance(said, Failed):

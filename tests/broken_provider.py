@@ -15,12 +15,10 @@ from app.targets import Target
 
 class OneWord:
     answered = False
+    frames = None
 
     def feed(self, chunk: bytes) -> list[Event]:
         return [Started(id="1", model="m", provider="openai", created=0), TextDelta(text=chunk.decode())]
-
-    def take_frames(self) -> bytes | None:
-        return None
 
     def finish(self, error: ProviderError | None = None) -> list[Event]:
         return [Finished(reason="stop")]

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 
 from ..errors import InvalidRequest, SluicewayError
-from ..events import Event, Failed, Finished, Started, ToolCallEnded
+from ..events import TERMINAL, Event, Failed, Finished, Started, ToolCallEnded
 from ..request import ChatRequest, Message
 from .base import DONE, Body, Encoder, WholeAnswer, compact_json, data_frame, error_object, json_bytes, validated
 from .simple import ChatMessage, MaxTokens, Text, conversation
@@ -135,7 +135,7 @@ class NativeSSEEncoder(Encoder):
             self._number += 1
             name = b"event: error\n" if isinstance(event, Failed) else b""
             out.append(b"id: %d\n" % self._number + name + data_frame(plain(event)))
-            if isinstance(event, Finished | Failed):
+            if isinstance(event, TERMINAL):
                 out.append(DONE)
         return b"".join(out)
 

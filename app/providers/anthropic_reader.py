@@ -87,6 +87,7 @@ KNOWN = AFTER_START | {"message_start", "error"}
 
 
 class AnthropicReader(FrameReader):
+    _decode_lines = staticmethod(_decoder.decode_lines)
     PLAIN = b"event: content_block_delta\ndata: "
     NAMED = True
     END = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
@@ -98,9 +99,6 @@ class AnthropicReader(FrameReader):
         self._input_tokens: int | None = None
         self._output_tokens: int | None = None
         self._blocks: dict[int, OpenCall] = {}  # the tool calls among the open blocks, by index
-
-    def _decode_lines(self, lines: bytes) -> list[_Data]:
-        return _decoder.decode_lines(lines)
 
     def _read_plain(self, datas: list[_Data], events: list[Event]) -> int:
         if self._start is not None:

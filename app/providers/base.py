@@ -32,6 +32,8 @@ from ..targets import Target
 
 class Reader(Stage[bytes, list[Event]], Protocol):
     """The bytes of one upstream body to events; sans IO. `answered`: the finish reason is known, only the tail is open.
+    `frames`: what the last call read, for a client of the same protocol (None where there is none): unchanged but for
+    what such a client must not see, and without the failing frame, which its `Failed` tells.
 
     `feed` never raises for what a provider may send: what can't be read becomes `Failed(StreamBroken)`, and after a
     terminal event both give `[]`. `finish` is called at the body's end, or, with the `error`, where reading it failed:
@@ -39,12 +41,9 @@ class Reader(Stage[bytes, list[Event]], Protocol):
     """
 
     answered: bool
+    frames: bytes | None
 
     def finish(self, error: ProviderError | None = None) -> list[Event]: ...
-
-    def take_frames(self) -> bytes | None:
-        """The frames read since the last call, for a client of the same protocol: unchanged but for what such a client
-        must not see, and without the failing one (its `Failed` says it). None where none are wanted."""
 
 
 class Upstream:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import msgspec
@@ -51,24 +52,27 @@ class OpenCall:
 
 class FrameReader(ABC):
     """A `base.Reader`. `start` is the identity used where the provider's own frames name none; with `relay` the frames
-    are kept for `take_frames`."""
+    are kept as well."""
 
+    _decode_lines: Callable[[bytes], list[Any]]  # the data of frames, a line each; raises one of `UNREADABLE`
     PLAIN: ClassVar[bytes]  # what stands before the JSON in a frame of the most frequent kind
     NAMED: ClassVar[bool] = False  # whether the protocol's frames have an `event:` line
     END: ClassVar[bytes] = b""  # the frame that is missing where an answer is whole and its body just ends
 
     def __init__(self, start: Started, *, secret: str = "", relay: bool = False) -> None:
         self.answered = False
+        self.frames: bytes | None = None
         self._start: Started | None = start  # None once `Started` has been given
         self._provider = start.provider
         self._secret = secret
         self._splitter = FrameSplitter()
-        self._relayed: list[bytes] | None = [] if relay else None
+        self._none: bytes | None = b"" if relay else None  # what `frames` is before there are some
         self._open_calls: dict[str, OpenCall] = {}
         self._call_ids: set[str] = set()
         self._ended = False
 
     def feed(self, chunk: bytes) -> list[Event]:
+        self.frames = self._none
         events: list[Event] = []
         if not self._ended:
             try:
@@ -79,6 +83,7 @@ class FrameReader(ABC):
         return events
 
     def finish(self, error: ProviderError | None = None) -> list[Event]:
+        self.frames = self._none
         events: list[Event] = []
         if not self._ended and error is None:
             self._read_blocks(blocks(self._splitter.finish()), events)
@@ -87,42 +92,32 @@ class FrameReader(ABC):
             self._settle(error or ended_early, events)
         return events
 
-    def take_frames(self) -> bytes | None:
-        if self._relayed is None:
-            return None
-        frames = b"".join(self._relayed)  # of one piece: that piece itself, uncopied
-        self._relayed.clear()
-        return frames
-
-    def _relay(self, frames: bytes) -> None:
-        if self._relayed is not None:
-            self._relayed.append(frames)
-
     def _read_text(self, text: bytes, events: list[Event]) -> None:
-        """The frames of one read: the plain ones that lead in one go, the rest one by one."""
-        datas = self._plain_frames(text)
-        if (read := self._read_plain(datas, events)) and read == len(datas):
-            self._relay(text)
-            return
+        """The frames of one read: in one go where they are plain, as far as they are; the rest one by one."""
+        plain = self.PLAIN
+        read = 0
+        if text.startswith(plain):
+            lines = text[len(plain) :].replace(b"\n\n" + plain, b"\n")
+            try:
+                datas = self._decode_lines(lines)
+            except UNREADABLE:
+                datas = []
+            # Each frame but the first has lost its prefix and a line end, and no line stood there beside them.
+            count = len(datas)
+            lost = len(text) - len(plain) - len(lines) == (count - 1) * (len(plain) + 1)
+            if lost and text.count(b"\n") == count * (plain.count(b"\n") + 2):
+                read = self._read_plain(datas, events)
+                if read == count:
+                    self._relay(text)
+                    return
         parts = blocks(text)
         if read:
             self._relay(b"\n\n".join(parts[:read]) + b"\n\n")
         self._read_blocks(parts[read:], events)
 
-    def _plain_frames(self, text: bytes) -> list[Any]:
-        """The data of whole frames that are all of the plain shape; [] if one of them is not."""
-        plain = self.PLAIN
-        if not text.startswith(plain):
-            return []
-        lines = text[len(plain) :].replace(b"\n\n" + plain, b"\n")
-        try:
-            datas: list[Any] = self._decode_lines(lines)
-        except UNREADABLE:
-            return []
-        # Nothing else stood there: each but the first lost its prefix and one line end, and no line is left over.
-        count = len(datas)
-        between = len(text) - len(plain) - len(lines) == (count - 1) * (len(plain) + 1)
-        return datas if between and text.count(b"\n") == count * (plain.count(b"\n") + 2) else []
+    def _relay(self, frames: bytes) -> None:
+        if self.frames is not None:
+            self.frames += frames
 
     def _read_blocks(self, parts: list[bytes], events: list[Event]) -> None:
         for block in parts:
@@ -140,14 +135,10 @@ class FrameReader(ABC):
             except UNREADABLE:
                 self._settle(StreamBroken("the provider sent a frame that can't be read; try again"), events)
                 continue
-            if data is not None and self._relayed is not None:
+            if data is not None and self.frames is not None:
                 # Comments and fields other than these two end here: not every client skips them.
                 name = b"event: " + frame.event + b"\n" if frame.event and self.NAMED else b""
-                self._relayed.append(name + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n")
-
-    @abstractmethod
-    def _decode_lines(self, lines: bytes) -> list[Any]:
-        """The data of plain frames, a line each. Raises one of `UNREADABLE`."""
+                self._relay(name + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n")
 
     @abstractmethod
     def _read_plain(self, datas: list[Any], events: list[Event]) -> int:

@@ -98,6 +98,7 @@ class OpenAIChatReader(FrameReader):
     The end mark is not relayed: whoever writes the answer sets it, after what may have to come before it.
     """
 
+    _decode_lines = staticmethod(_decoder.decode_lines)
     PLAIN = b"data: "
 
     def __init__(
@@ -118,19 +119,15 @@ class OpenAIChatReader(FrameReader):
         self._at_index: dict[int | None, OpenCall] = {}
         self._by_id: dict[str, OpenCall] = {}
 
-    def take_frames(self) -> bytes | None:
-        frames = super().take_frames()
-        if not frames:
-            return frames
+    def _relay(self, frames: bytes) -> None:
+        if self.frames is None:
+            return
         if not self._relay_usage:  # what the client did not ask for stands in every chunk because we did
             frames = frames.replace(b',"usage":null', b"").replace(b', "usage": null', b"")
         if self._keep_model is not None:
             name = b'"model":' + msgspec.json.encode(self._keep_model)
             frames = _MODEL.sub(lambda _: name, frames)
-        return frames
-
-    def _decode_lines(self, lines: bytes) -> list[_Chunk]:
-        return _decoder.decode_lines(lines)
+        self.frames += frames
 
     def _read_plain(self, datas: list[_Chunk], events: list[Event]) -> int:
         if self._start is not None or self.answered:

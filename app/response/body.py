@@ -19,7 +19,7 @@ from typing import Any
 from flask import Response, stream_with_context
 
 from ..errors import Internal
-from ..events import Batch, Failed, Finished
+from ..events import Batch, Failed
 from ..formats import Encoder
 from ..formats.base import json_bytes
 
@@ -54,9 +54,8 @@ def _written(first: Batch, rest: Batches, encoder: Encoder, request_id: str) -> 
     try:
         batch: Batch | None = first
         while batch is not None:
-            events, frames = batch.events, batch.frames
-            ended = bool(events) and isinstance(events[-1], Finished | Failed)
-            if data := encoder.feed(events) if frames is None else encoder.relay(frames, events):
+            ended, frames = batch.ended, batch.frames
+            if data := encoder.feed(batch.events) if frames is None else encoder.relay(frames, batch.events):
                 yield data
             batch = None if ended else next(rest, None)
     except Exception:

@@ -12,6 +12,7 @@ import select
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -29,6 +30,10 @@ _poll = monkey.get_original("select", "poll")
 _getaddrinfo = monkey.get_original("socket", "getaddrinfo")
 
 
+def _nothing(_size: int) -> bytes:
+    return b""
+
+
 def _addresses(host: str, port: int) -> list[Any]:
     """`getaddrinfo`; what is an address already is not handed to gevent's resolver threads."""
     with contextlib.suppress(OSError):
@@ -40,12 +45,14 @@ def _addresses(host: str, port: int) -> list[Any]:
 class Connection:
     """One exchange at a time: `connect`, then per exchange `send`, `read_head`, `read` until it gives b""."""
 
-    __slots__ = ("_aborted", "_parser", "_sock", "_waiter", "idle_since")
+    __slots__ = ("_aborted", "_parser", "_recv", "_sock", "_tls", "_waiter", "idle_since")
 
     def __init__(self) -> None:
         self._sock: socket.socket | None = None
         self._waiter: Waiter | None = None
         self._parser: ResponseParser | None = None
+        self._recv: Callable[[int], bytes] = _nothing
+        self._tls = False
         self._aborted = False
         self.idle_since = 0.0
 
@@ -70,6 +77,9 @@ class Connection:
             # Without the handshake, which `abort` could not end: `wrap_socket` empties the socket it is given.
             self._sock = sock = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
         sock.settimeout(0.0)
+        # Under gevent the plain socket inside: it never blocks either, and gevent's own is a Python call more a token.
+        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._recv = sock.recv if self._tls else getattr(sock, "_sock", sock).recv
         self._waiter = waiter = waiter_for(sock)
         if isinstance(sock, ssl.SSLSocket):
             self._shake_hands(sock, waiter, deadline)
@@ -99,8 +109,7 @@ class Connection:
             try:
                 return sock.do_handshake()
             except ssl.SSLWantReadError:
-                left = deadline - time.monotonic()
-                if left <= 0.0 or not waiter.readable(left):
+                if time.monotonic() >= deadline or not waiter.readable(deadline):
                     raise TimeoutError from None
 
     def _go_on(self) -> None:
@@ -140,48 +149,37 @@ class Connection:
         deadline = time.monotonic() + timeout_s
         parser = self._exchange()
         while not parser.head_complete:
-            self._feed(deadline - time.monotonic())
+            self._feed(parser, deadline)
         return parser
 
     def read(self, timeout_s: float) -> bytes:
         """What one read brought of the body, b"" at its end. Raises `ReadTimeout`, and may be called again then."""
+        deadline = time.monotonic() + timeout_s
         parser = self._exchange()
-        data = parser.take()
-        if not data and not parser.complete:
-            deadline = time.monotonic() + timeout_s
-            while not (data := parser.take()) and not parser.complete:
-                self._feed(deadline - time.monotonic())
+        while not (data := parser.take()) and not parser.complete:
+            self._feed(parser, deadline)
         return data
 
-    def _feed(self, timeout_s: float) -> None:
-        """One read from the socket into the parser."""
+    def _feed(self, parser: ResponseParser, deadline: float) -> None:
+        """At most one read from the socket into the parser: over TLS, half a record is nothing yet."""
         sock, waiter = self._open()
-        parser = self._exchange()
         try:
-            data = self._receive(sock, waiter, timeout_s)
-            if data:
+            # TLS may hold decrypted bytes that the socket no longer shows.
+            if not (self._tls and sock.pending()):  # type: ignore[attr-defined]
+                if time.monotonic() >= deadline or not waiter.readable(deadline):
+                    raise httpx2.ReadTimeout("nothing to read in time")
+                if self._aborted:
+                    raise httpx2.ReadError("the connection is closed")
+            if data := self._recv(READ_BYTES):
                 parser.feed(data)
             else:
                 parser.feed_eof()
+        except (BlockingIOError, ssl.SSLWantReadError, TimeoutError):
+            return
         except ProtocolError as exc:
             raise httpx2.RemoteProtocolError(str(exc)) from exc
         except OSError as exc:
             raise httpx2.ReadError(str(exc)) from exc
-
-    def _receive(self, sock: socket.socket, waiter: Waiter, timeout_s: float) -> bytes:
-        # TLS may hold decrypted bytes that the socket no longer shows.
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():
-            return sock.recv(READ_BYTES)
-        deadline = time.monotonic() + timeout_s
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0.0 or not waiter.readable(left):
-                raise httpx2.ReadTimeout("nothing to read in time")
-            self._open()  # raises where the wait was ended by `abort`
-            try:
-                return sock.recv(READ_BYTES)
-            except (BlockingIOError, ssl.SSLWantReadError, TimeoutError):
-                continue  # half a TLS record, or another's data: not yet ours
 
     def _open(self) -> tuple[socket.socket, Waiter]:
         if self._aborted or self._sock is None or self._waiter is None:
@@ -219,6 +217,7 @@ class Connection:
     def close(self) -> None:
         """By the owner, when nobody waits on it any more. More than once."""
         self._aborted = True
+        self._recv = _nothing  # the plain socket would outlive gevent's in it
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
             waiter.close()

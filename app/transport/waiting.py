@@ -21,9 +21,9 @@ from gevent import monkey
 
 
 class Waiter(Protocol):
-    def readable(self, timeout_s: float) -> bool:
+    def readable(self, deadline: float) -> bool:
         """True once the socket can be read, or has ended (also when we ended it: `shutdown`, from anywhere, ends the
-        wait); False when the time is over."""
+        wait); False at the deadline (of `time.monotonic`)."""
 
     def close(self) -> None: ...
 
@@ -46,10 +46,10 @@ class GeventWaiter:
         self._due = 0.0  # when the wait under way is over
         self._greenlet: Any = None
 
-    def readable(self, timeout_s: float) -> bool:
-        self._due = due = time.monotonic() + timeout_s
-        if self._timer is None or due < self._rings:
-            self._arm(timeout_s)
+    def readable(self, deadline: float) -> bool:
+        self._due = deadline
+        if self._timer is None or deadline < self._rings:
+            self._arm(deadline - time.monotonic())
         self._greenlet = greenlet = gevent.getcurrent()
         self._io.start(greenlet.switch, _READY)
         try:
@@ -86,6 +86,9 @@ class GeventWaiter:
             self._greenlet.switch(_LATE)
 
     def close(self) -> None:
+        """Whoever waits, wakes as if there were something to read."""
+        if self._greenlet is not None:
+            self._hub.loop.run_callback(self._greenlet.switch, _READY)
         self._disarm()
         self._io.stop()
         self._io.close()
@@ -98,8 +101,8 @@ class PollWaiter:
         self._poll = select.poll()
         self._poll.register(sock.fileno(), select.POLLIN)
 
-    def readable(self, timeout_s: float) -> bool:
-        return bool(self._poll.poll(max(0.0, timeout_s) * 1000))
+    def readable(self, deadline: float) -> bool:
+        return bool(self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
     def close(self) -> None:
         pass
