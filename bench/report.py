@@ -13,6 +13,7 @@ BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 NOTHING = "–"  # where a figure has no meaning, or there is none
 
 Value = Callable[[Figures], float | None]
+Write = Callable[[float], str]
 
 
 def us_per_token(figures: Figures) -> float | None:
@@ -27,29 +28,29 @@ def kb_per_stream(figures: Figures) -> float | None:
     return figures.grown_kb / SCENARIOS[figures.scenario].streams if figures.cpu_s else None
 
 
-COLUMNS: dict[str, list[tuple[str, Value, str]]] = {
+COLUMNS: dict[str, list[tuple[str, Value, Write]]] = {
     "saturated": [
-        ("CPU us/token", us_per_token, "{:.2f}"),
-        ("tokens/s", lambda figures: figures.tokens / figures.wall_s, "{:,.0f}"),
+        ("CPU us/token", us_per_token, "{:.2f}".format),
+        ("tokens/s", lambda figures: figures.tokens / figures.wall_s, "{:,.0f}".format),
     ],
     "paced": [
-        ("CPU us/token", us_per_token, "{:.1f}"),
-        ("latency p50 ms", lambda figures: figures.latency_ms[0], "{:.2f}"),
-        ("p99", lambda figures: figures.latency_ms[1], "{:.2f}"),
-        ("TTFT p50 ms", lambda figures: figures.ttft_ms[0], "{:.1f}"),
-        ("p99", lambda figures: figures.ttft_ms[1], "{:.1f}"),
-        ("delivered", lambda figures: figures.delivered, "{:.0%}"),
+        ("CPU us/token", us_per_token, "{:.1f}".format),
+        ("latency p50 ms", lambda figures: figures.latency_ms[0], "{:.2f}".format),
+        ("p99", lambda figures: figures.latency_ms[1], "{:.2f}".format),
+        ("TTFT p50 ms", lambda figures: figures.ttft_ms[0], "{:.1f}".format),
+        ("p99", lambda figures: figures.ttft_ms[1], "{:.1f}".format),
+        ("delivered", lambda figures: figures.delivered, "{:.0%}".format),
     ],
     "requests": [
-        ("CPU us/request", us_per_request, "{:,.0f}"),
-        ("requests/s", lambda figures: figures.completed / figures.wall_s, "{:,.0f}"),
-        ("TTFT p50 ms", lambda figures: figures.ttft_ms[0], "{:.2f}"),
-        ("p99", lambda figures: figures.ttft_ms[1], "{:.2f}"),
+        ("CPU us/request", us_per_request, "{:,.0f}".format),
+        ("requests/s", lambda figures: figures.completed / figures.wall_s, "{:,.0f}".format),
+        ("TTFT p50 ms", lambda figures: figures.ttft_ms[0], "{:.2f}".format),
+        ("p99", lambda figures: figures.ttft_ms[1], "{:.2f}".format),
     ],
     "memory": [
-        ("KB/stream", kb_per_stream, "{:.1f}"),
-        ("open at once", lambda figures: figures.open_peak, "{:,.0f}"),
-        ("TTFT p99 ms", lambda figures: figures.ttft_ms[1], "{:,.0f}"),
+        ("KB/stream", kb_per_stream, "{:.1f}".format),
+        ("open at once", lambda figures: figures.open_peak, "{:,.0f}".format),
+        ("TTFT p99 ms", lambda figures: figures.ttft_ms[1], "{:,.0f}".format),
     ],
 }
 
@@ -67,10 +68,10 @@ class Results:
     def of(self, row: str, scenario: str) -> list[Figures]:
         return self._by.get((row, scenario), [])
 
-    def text(self, row: str, scenario: str, value: Value, style: str) -> str:
-        """The median, written by `style`."""
+    def text(self, row: str, scenario: str, value: Value, write: Write) -> str:
+        """The median."""
         values = [each for one in self.of(row, scenario) if (each := value(one)) is not None]
-        return style.format(statistics.median(values)) if values else NOTHING
+        return write(statistics.median(values)) if values else NOTHING
 
     def failed(self, row: str, scenario: str) -> int:
         return sum(sum(one.failed.values()) for one in self.of(row, scenario))
@@ -96,27 +97,32 @@ def tables(results: Results) -> str:
         cells = [["", *(title for title, _, _ in columns), "failed", "rounds"]]
         for row in results.rows:
             if rounds := results.of(row, name):
-                figures = [results.text(row, name, value, style) for _, value, style in columns]
+                figures = [results.text(row, name, value, write) for _, value, write in columns]
                 cells.append([row, *figures, str(results.failed(row, name)), str(len(rounds))])
         parts.append("\n".join([f"{name}: {SCENARIOS[name].about}", *_lines(cells), ""]))
     return "\n".join(parts)
 
 
-# Title, scenario, and what of it, as many values as the style takes.
-_README: list[tuple[str, list[tuple[str, Value, str]]]] = [
-    ("CPU µs/token, saturated", [("S1", us_per_token, "{:.2g}")]),
-    ("CPU µs/token, paced", [("S2b", us_per_token, "{:.0f}")]),
+def _rounded(value: float) -> str:
+    """Two digits: on a shared machine a third is chance."""
+    return f"{float(f'{value:.2g}'):,.10g}"
+
+
+# Title, and of what: two values stand in one cell.
+_README: list[tuple[str, list[tuple[str, Value, Write]]]] = [
+    ("CPU µs/token, saturated", [("S1", us_per_token, _rounded)]),
+    ("CPU µs/token, paced", [("S2b", us_per_token, _rounded)]),
     (
         "latency p50 / p99, ms",
         [
-            ("S2b", lambda figures: figures.latency_ms[0], "{:.2f}"),
-            ("S2b", lambda figures: figures.latency_ms[1], "{:.1f}"),
+            ("S2b", lambda figures: figures.latency_ms[0], _rounded),
+            ("S2b", lambda figures: figures.latency_ms[1], _rounded),
         ],
     ),
-    ("20,000 tokens/s: delivered", [("S2c", lambda figures: figures.delivered, "{:.0%}")]),
-    ("and TTFT p99, ms", [("S2c", lambda figures: figures.ttft_ms[1], "{:,.0f}")]),
-    ("CPU µs/request, one / 32 at a time", [("S3a", us_per_request, "{:,.0f}"), ("S3b", us_per_request, "{:,.0f}")]),
-    ("KB/stream", [("M", kb_per_stream, "{:.0f}")]),
+    ("20,000 tokens/s: delivered", [("S2c", lambda figures: figures.delivered, "{:.0%}".format)]),
+    ("and TTFT p99, ms", [("S2c", lambda figures: figures.ttft_ms[1], _rounded)]),
+    ("CPU µs/request, one / 32 at a time", [("S3a", us_per_request, _rounded), ("S3b", us_per_request, _rounded)]),
+    ("KB/stream", [("M", kb_per_stream, _rounded)]),
 ]
 
 

@@ -102,8 +102,8 @@ def test_the_table_has_a_row_a_peer_and_medians() -> None:
     memory = dataclasses.replace(FIGURES, scenario="M", grown_kb=100_000)
     lines = report.readme_table(report.Results([direct, *rounds, memory])).splitlines()
     assert lines[2:] == [
-        "| direct | – | – | 0.50 / 12.2 | – | – | – | – |",
-        "| flask | – | 100 | 0.50 / 12.2 | – | – | – | 50 |",
+        "| direct | – | – | 0.5 / 12 | – | – | – | – |",
+        "| flask | – | 100 | 0.5 / 12 | – | – | – | 50 |",
     ]
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
 
