@@ -27,7 +27,17 @@ from ..events import (
     Usage,
 )
 from ..request import ChatRequest, Message
-from .base import Encoder, OpenBody, WholeAnswer, compact_json, data_frame, foreign_fields, line_safe, validated
+from .base import (
+    Encoder,
+    HeaderLookup,
+    OpenBody,
+    WholeAnswer,
+    compact_json,
+    data_frame,
+    foreign_fields,
+    line_safe,
+    validated,
+)
 
 STOP_REASONS: dict[FinishReason, str] = {
     "stop": "end_turn",
@@ -81,7 +91,7 @@ class AnthropicMessages:
     name: ClassVar[str] = "anthropic_messages"
     mimetype: ClassVar[str] = "text/event-stream"
 
-    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+    def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
         asked = validated(MessagesBody, body)
         foreign = foreign_fields(asked.model_extra)
         system = _text(asked.system, "system", foreign)
@@ -97,7 +107,7 @@ class AnthropicMessages:
         return ChatRequest(
             dialect="anthropic",
             body=body,
-            headers={name: headers[name] for name in HEADERS if name in headers},
+            headers={name: value for name in HEADERS if (value := headers.get(name)) is not None},
             messages=tuple(messages),
             system=system or None,
             model=asked.model,

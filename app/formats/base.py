@@ -30,13 +30,19 @@ class Encoder(Protocol):
         raise TypeError(f"{type(self).__name__} writes no provider's protocol")
 
 
+class HeaderLookup(Protocol):
+    """A request's headers, found by their names in lower case."""
+
+    def get(self, name: str, /) -> str | None: ...
+
+
 class Format(Protocol):
     """`name` is the registry's; `mimetype` that of a streamed answer."""
 
     name: ClassVar[str]
     mimetype: ClassVar[str]
 
-    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest: ...
+    def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest: ...
 
     def encoder(self, request: ChatRequest) -> Encoder: ...
 

@@ -15,7 +15,18 @@ import pydantic
 from ..errors import InvalidRequest, SluicewayError
 from ..events import TERMINAL, Event, Failed, Finished, Started, ToolCallEnded
 from ..request import ChatRequest, Message
-from .base import DONE, Body, Encoder, WholeAnswer, compact_json, data_frame, error_object, json_bytes, validated
+from .base import (
+    DONE,
+    Body,
+    Encoder,
+    HeaderLookup,
+    WholeAnswer,
+    compact_json,
+    data_frame,
+    error_object,
+    json_bytes,
+    validated,
+)
 from .simple import ChatMessage, MaxTokens, Text, conversation
 
 
@@ -50,7 +61,7 @@ class NativeSSE:
     name: ClassVar[str] = "native"
     mimetype: ClassVar[str] = "text/event-stream"
 
-    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+    def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
         asked = validated(NativeBody, body)
         given = [field for field in ("messages", "prompt", "message") if getattr(asked, field) is not None]
         if len(given) != 1:

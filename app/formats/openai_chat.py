@@ -28,7 +28,18 @@ from ..events import (
     Usage,
 )
 from ..request import ChatRequest, Message
-from .base import DONE, Encoder, OpenBody, WholeAnswer, data_frame, foreign_fields, json_bytes, line_safe, validated
+from .base import (
+    DONE,
+    Encoder,
+    HeaderLookup,
+    OpenBody,
+    WholeAnswer,
+    data_frame,
+    foreign_fields,
+    json_bytes,
+    line_safe,
+    validated,
+)
 
 # An answer that was stopped on purpose has no word of its own in this protocol.
 FINISH_REASONS: dict[FinishReason, str] = {
@@ -84,7 +95,7 @@ class OpenAIChat:
     name: ClassVar[str] = "openai_chat"
     mimetype: ClassVar[str] = "text/event-stream"
 
-    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+    def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
         asked = validated(ChatCompletionBody, body)
         if asked.n is not None and asked.n > 1:
             raise InvalidRequest("n: only one choice is answered; send the request again for another", param="n")

@@ -9,7 +9,7 @@ import pydantic
 
 from ..errors import InvalidRequest, SluicewayError
 from ..request import ChatRequest, Message
-from .base import Body, WholeAnswer, error_object, validated
+from .base import Body, HeaderLookup, WholeAnswer, error_object, validated
 
 Text = Annotated[str, pydantic.Field(min_length=1)]
 MaxTokens = Annotated[int, pydantic.Field(ge=1)]
@@ -54,7 +54,7 @@ class SimpleFormat:
     name: ClassVar[str]
     mimetype: ClassVar[str] = "text/event-stream"
 
-    def parse(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
+    def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
         asked = validated(_SimpleBody, body)
         given = [field for field in ("prompt", "message", "messages") if getattr(asked, field) is not None]
         if len(given) != 1:

@@ -21,11 +21,15 @@ from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
 from .anthropic_reader import AnthropicReader
-from .base import Upstream, endpoint, refuse_foreign, sdk_failure
+from .base import Prepared, Upstream, refuse_foreign, sdk_failure
 
 DEFAULT_MAX_TOKENS = 4096
 SAMPLING = ("temperature", "top_p", "top_k")
 LAST_VERSION_WITH_SAMPLING = "2023-06-01"
+
+
+class _Client(Prepared, anthropic.Anthropic):
+    pass
 
 
 class Anthropic:
@@ -34,13 +38,12 @@ class Anthropic:
     def __init__(self, name: str, settings: ProviderSettings, key: str) -> None:
         self.name = name
         self._key = key
-        self._client = anthropic.Anthropic(
+        self._client = _Client(
             api_key=key or "none",
             base_url=settings.base_url,  # None: the SDK's own
             max_retries=0,
             http_client=http_client(settings.base_url),
         )
-        self._url = endpoint(self._client.base_url, "/v1/messages")
 
     def open(self, request: ChatRequest, target: Target, clock: Clock, *, request_id: str) -> Upstream:
         payload = self.payload(request, target)
@@ -51,7 +54,7 @@ class Anthropic:
             headers["anthropic-version"] = LAST_VERSION_WITH_SAMPLING
         try:
             response = self._client.post(
-                self._url,
+                "/v1/messages",
                 body=payload,
                 options={"timeout": clocked(clock, connect_s=target.timeouts.connect_s), "headers": headers},
                 cast_to=httpx2.Response,

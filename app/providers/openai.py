@@ -21,8 +21,12 @@ from ..request import ChatRequest
 from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
-from .base import Upstream, endpoint, refuse_foreign, sdk_failure
+from .base import Prepared, Upstream, refuse_foreign, sdk_failure
 from .openai_chat_reader import OpenAIChatReader
+
+
+class _Client(Prepared, openai.OpenAI):
+    pass
 
 
 class OpenAI:
@@ -34,14 +38,13 @@ class OpenAI:
     def __init__(self, name: str, settings: ProviderSettings, key: str) -> None:
         self.name = name
         self._key = key
-        self._client = openai.OpenAI(
+        self._client = _Client(
             api_key=key or "none",
             base_url=settings.base_url,  # None: the SDK's own
             max_retries=0,
             http_client=http_client(settings.base_url),
             default_headers=self.headers,
         )
-        self._url = endpoint(self._client.base_url, "/chat/completions")
         # OpenAI's newer models reject `max_tokens`; many other servers of the protocol know nothing else.
         own = self._client.base_url.host.endswith((".openai.com", ".azure.com"))
         self._max_tokens_field = "max_completion_tokens" if own else "max_tokens"
@@ -49,7 +52,7 @@ class OpenAI:
     def open(self, request: ChatRequest, target: Target, clock: Clock, *, request_id: str) -> Upstream:
         try:
             response = self._client.post(
-                self._url,
+                "/chat/completions",
                 body=self.payload(request, target),
                 options={
                     "timeout": clocked(clock, connect_s=target.timeouts.connect_s),

@@ -58,8 +58,12 @@ class _Client(httpx2.Client):
             kwargs["extensions"] = {**(kwargs.get("extensions") or {}), "clock": timeout.clock}
             return super().build_request(method, url, **kwargs)
         where = _parsed(url)
-        given = httpx2.Headers(kwargs.get("headers")).raw
-        headers = [(b"Host", where.netloc), *given, (b"Content-Length", b"%d" % len(content))]
+        given = kwargs["headers"]  # pairs, or httpx2's own object: the two SDKs differ
+        headers = [
+            (b"Host", where.netloc),
+            *(given.raw if isinstance(given, httpx2.Headers) else given),
+            (b"Content-Length", b"%d" % len(content)),
+        ]
         return httpx2.Request(
             method,
             where,

@@ -71,18 +71,15 @@ def serve(
     if format_name == "native" and body.get("format") == "ndjson":
         format_name = "ndjson"  # the one format that a body chooses itself
     form = FORMATS[format_name]()
-    asked = form.parse(body, _lower(request))
+    asked = form.parse(body, request.headers)
     if at is not None:
         target = here.targets.find_at(at, asked.model)
     else:
         target = here.targets.find(asked.model, provider=provider)
-    response = answer(here, form, asked, target, request_id=request_id())
-    response.headers["X-Request-ID"] = request_id()
+    named = request_id()
+    response = answer(here, form, asked, target, request_id=named)
+    response.headers["X-Request-ID"] = named
     return response
-
-
-def _lower(request: Request) -> dict[str, str]:
-    return {name.lower(): value for name, value in request.headers.items()}
 
 
 def authorize(here: House, request: Request) -> None:
@@ -198,7 +195,8 @@ def dress(owner: Blueprint | Flask, format_name: str) -> None:
         return error_response(_ours(exc), format_for(request.path) if isinstance(owner, Flask) else format_name)
 
     def stamped(response: Response) -> Response:
-        response.headers.setdefault("X-Request-ID", request_id())
+        if "X-Request-ID" not in response.headers:
+            response.headers["X-Request-ID"] = request_id()
         return response
 
     owner.register_error_handler(Exception, failed)
