@@ -33,10 +33,14 @@ class Registry(Generic[T], Mapping[str, Callable[..., T]]):
     def __init__(self, package: str, table: Mapping[str, str]) -> None:
         self._package = package
         self._table = dict(table)
+        self._found: dict[str, Callable[..., T]] = {}
 
     def __getitem__(self, name: str) -> Callable[..., T]:
-        module, _, attribute = self._table[name].partition(":")
-        return cast(Callable[..., T], getattr(importlib.import_module(module, self._package), attribute))
+        if (found := self._found.get(name)) is None:
+            module, _, attribute = self._table[name].partition(":")
+            found = cast(Callable[..., T], getattr(importlib.import_module(module, self._package), attribute))
+            self._found[name] = found
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._table)

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 import openai
+from openai import RequestOptions
 
 from ..clock import Clock
 from ..events import Started
@@ -23,6 +24,10 @@ from ..targets import Target
 from ..transport import clocked, http_client
 from .base import Prepared, Upstream, refuse_foreign, sdk_failure
 from .openai_chat_reader import OpenAIChatReader
+
+
+# What is left out is copied, deeply, from a default for each request.
+_SAID: RequestOptions = {"max_retries": 0, "params": {}, "security": {"bearer_auth": True}}
 
 
 class _Client(Prepared, openai.OpenAI):
@@ -55,6 +60,7 @@ class OpenAI:
                 "/chat/completions",
                 body=self.payload(request, target),
                 options={
+                    **_SAID,
                     "timeout": clocked(clock, connect_s=target.timeouts.connect_s),
                     "headers": {"X-Request-ID": request_id},
                 },
