@@ -25,7 +25,6 @@ from ..transport import clocked, http_client
 from .base import Prepared, Upstream, refuse_foreign, sdk_failure
 from .openai_chat_reader import OpenAIChatReader
 
-
 # What is left out is copied, deeply, from a default for each request.
 _SAID: RequestOptions = {"max_retries": 0, "params": {}, "security": {"bearer_auth": True}}
 
