@@ -85,6 +85,10 @@ class _Chunk(msgspec.Struct, gc=False):
 _decoder = msgspec.json.Decoder(_Chunk)
 _decode = _decoder.decode
 _decode_any = msgspec.json.Decoder().decode
+# Objects whose values stay as they were written: numbers beyond any float's range, too.
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+_NULL = msgspec.Raw(b"null")
 
 
 # A key of the frame itself: inside a string its quotes would be escaped.
@@ -164,6 +168,7 @@ class OpenAIChatReader(FrameReader):
         if chunk.error:  # not `{}` or "": the official SDKs too ask for one that says something
             self._fail_as_said({"error": chunk.error}, events)
             return None
+        shown = self._for_client(chunk, frame)  # first: it raises where the frame is no JSON in a place we do not read
         if self._start is not None and (chunk.choices or chunk.id):
             self._open(chunk, self._start, events)
         if chunk.usage is not None and chunk.usage.completion_tokens is not None:
@@ -173,24 +178,26 @@ class OpenAIChatReader(FrameReader):
         for choice in chunk.choices or ():
             if not choice.index and not self._ended:  # we never ask for a second choice; 0 and absent are the first
                 self._read_choice(choice, events)
-        if frame.event and not chunk.choices and chunk.usage is None:
-            return None  # somebody's own; in this protocol frames have no names, and clients trip over what is no chunk
-        return self._for_client(chunk, frame.data)
+        return shown
 
-    def _for_client(self, chunk: _Chunk, data: bytes) -> bytes | None:
+    def _for_client(self, chunk: _Chunk, frame: Frame) -> bytes | None:
         """A chunk's data as it is relayed: without the usage that only we asked for, and without the finish reason of
         an answer that was broken off, which a client could take for its end."""
+        choices = chunk.choices or []
+        if frame.event and not choices and chunk.usage is None:
+            return None  # somebody's own; in this protocol frames have no names, and clients trip over what is no chunk
         hide_usage = chunk.usage is not None and not self._relay_usage
-        if not hide_usage and not self._ended:
-            return data
-        if not chunk.choices:
+        broken_off = any(choice.finish_reason in BROKEN_OFF and not choice.index for choice in choices)
+        if self._relayed is None or not (hide_usage or broken_off):
+            return frame.data
+        if not choices:
             return None
-        shown = _decode_any(data)
+        shown = _decode_fields(frame.data)
         if hide_usage:
             del shown["usage"]
-        if self._ended:
-            for choice in shown["choices"]:
-                choice["finish_reason"] = None
+        if broken_off:
+            broken = [{**choice, "finish_reason": _NULL} for choice in _decode_objects(shown["choices"])]
+            shown["choices"] = msgspec.Raw(msgspec.json.encode(broken))
         return msgspec.json.encode(shown)
 
     def _open(self, chunk: _Chunk, start: Started, events: list[Event]) -> None:
