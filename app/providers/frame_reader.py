@@ -117,7 +117,7 @@ class FrameReader(ABC):
 
     def _relay(self, frames: bytes) -> None:
         if self.frames is not None:
-            self.frames += frames
+            self.frames += frames if frames.isascii() else _decodable(frames)
 
     def _read_blocks(self, parts: list[bytes], events: list[Event]) -> None:
         for block in parts:
@@ -217,3 +217,13 @@ def _well_formed(data: bytes) -> bytes:
     servers that cut a string between two UTF-16 units."""
     text = data.decode("utf-8", "replace").encode()
     return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], text)
+
+
+def _decodable(frames: bytes) -> bytes:
+    """The same for bytes that no reading has shown to be text: those in fields that we know nothing of. A client that
+    decodes the whole line would raise."""
+    try:
+        frames.decode()
+    except UnicodeDecodeError:
+        return frames.decode("utf-8", "replace").encode()
+    return frames

@@ -124,14 +124,12 @@ class OpenAIChatReader(FrameReader):
         self._by_id: dict[str, OpenCall] = {}
 
     def _relay(self, frames: bytes) -> None:
-        if self.frames is None:
-            return
         if not self._relay_usage:  # what the client did not ask for stands in every chunk because we did
             frames = frames.replace(b',"usage":null', b"").replace(b', "usage": null', b"")
         if self._keep_model is not None:
             name = b'"model":' + msgspec.json.encode(self._keep_model)
             frames = _MODEL.sub(lambda _: name, frames)
-        self.frames += frames
+        super()._relay(frames)
 
     def _read_plain(self, datas: list[_Chunk], events: list[Event]) -> int:
         if self._start is not None or self.answered:
