@@ -186,6 +186,8 @@ def line_safe(data: bytes) -> bytes:
 
     The three can only stand inside strings, so replacing their UTF-8 bytes is enough (and costs one scan).
     """
+    if data.isascii():
+        return data
     if b"\xe2\x80" in data:
         data = data.replace(b"\xe2\x80\xa8", b"\\u2028").replace(b"\xe2\x80\xa9", b"\\u2029")
     if b"\xc2\x85" in data:

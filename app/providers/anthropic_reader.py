@@ -89,7 +89,6 @@ KNOWN = AFTER_START | {"message_start", "error"}
 class AnthropicReader(FrameReader):
     _decode_lines = staticmethod(_decoder.decode_lines)
     PLAIN = b"event: content_block_delta\ndata: "
-    NAMED = True
     END = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
     def __init__(self, start: Started, *, secret: str = "", relay: bool = False) -> None:
@@ -115,7 +114,7 @@ class AnthropicReader(FrameReader):
                 self._read_delta(data.index or 0, delta, events)
         return len(datas)
 
-    def _read(self, frame: Frame, events: list[Event]) -> bytes | None:
+    def _read(self, frame: Frame, events: list[Event]) -> Frame | None:
         if frame.event == b"error":
             self._fail_as_said(_decode_any(frame.data), events)
             return None
@@ -125,9 +124,9 @@ class AnthropicReader(FrameReader):
             # An event of the future may have one of these fields with another type.
             if _decode_type(frame.data).type in KNOWN:
                 raise
-            return frame.data
+            return frame if frame.event else None
         index = data.index or 0
-        if data.type == "error":
+        if data.type == "error" or (data.type is None and data.error):  # the latter from a proxy in between
             self._fail_as_said({"error": data.error}, events)
             return None
         if data.type == "message_start":
@@ -151,7 +150,10 @@ class AnthropicReader(FrameReader):
                 self._stop_sequence = data.delta.stop_sequence
         elif data.type == "message_stop":
             self._finish(events)
-        return frame.data
+        if frame.event:
+            return frame
+        # Clients pass over what has no name. A provider that names nothing is given the names it means.
+        return Frame(data.type.encode(), frame.data) if data.type in KNOWN else None
 
     def _open(self, message: _Message, events: list[Event]) -> None:
         start = self._start

@@ -56,7 +56,6 @@ class FrameReader(ABC):
 
     _decode_lines: Callable[[bytes], list[Any]]  # the data of frames, a line each; raises one of `UNREADABLE`
     PLAIN: ClassVar[bytes]  # what stands before the JSON in a frame of the most frequent kind
-    NAMED: ClassVar[bool] = False  # whether the protocol's frames have an `event:` line
     END: ClassVar[bytes] = b""  # the frame that is missing where an answer is whole and its body just ends
 
     def __init__(self, start: Started, *, secret: str = "", relay: bool = False) -> None:
@@ -129,26 +128,26 @@ class FrameReader(ABC):
                 continue
             try:
                 try:
-                    data = self._read(frame, events)
+                    shown = self._read(frame, events)
                 except UNREADABLE:
-                    data = self._read(frame._replace(data=_well_formed(frame.data)), events)
+                    shown = self._read(frame._replace(data=_well_formed(frame.data)), events)
             except UNREADABLE:
                 self._settle(StreamBroken("the provider sent a frame that can't be read; try again"), events)
                 continue
-            if data is not None and self.frames is not None:
+            if shown is not None and self.frames is not None:
                 # Comments and fields other than these two end here: not every client skips them.
-                name = b"event: " + frame.event + b"\n" if frame.event and self.NAMED else b""
-                self._relay(name + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n")
+                name = b"event: " + shown.event + b"\n" if shown.event else b""
+                self._relay(name + b"data: " + shown.data.replace(b"\n", b"\ndata: ") + b"\n\n")
 
     @abstractmethod
     def _read_plain(self, datas: list[Any], events: list[Event]) -> int:
         """Add what the leading ones say that are plain deltas; how many those were."""
 
     @abstractmethod
-    def _read(self, frame: Frame, events: list[Event]) -> bytes | None:
+    def _read(self, frame: Frame, events: list[Event]) -> Frame | None:
         """Add what `frame` says; raises one of `UNREADABLE`, and adds nothing, where it is not the protocol's JSON.
 
-        Returns its data as a client of the same protocol is to get it: usually unchanged; None for what is not for it.
+        Returns it as a client of the same protocol is to get it: usually unchanged; None for what is not for it.
         """
 
     @abstractmethod

@@ -152,7 +152,7 @@ class OpenAIChatReader(FrameReader):
                 add(TextDelta(text=text))
         return len(datas)
 
-    def _read(self, frame: Frame, events: list[Event]) -> bytes | None:
+    def _read(self, frame: Frame, events: list[Event]) -> Frame | None:
         if frame.data.startswith(b"[DONE]"):
             if self._start is None:
                 self._finish(events)
@@ -176,7 +176,7 @@ class OpenAIChatReader(FrameReader):
         for choice in chunk.choices or ():
             if not choice.index and not self._ended:  # we never ask for a second choice; 0 and absent are the first
                 self._read_choice(choice, events)
-        return shown
+        return None if shown is None else Frame(b"", shown)
 
     def _for_client(self, chunk: _Chunk, frame: Frame) -> bytes | None:
         """A chunk's data as it is relayed: without the usage that only we asked for, and without the finish reason of
@@ -186,7 +186,7 @@ class OpenAIChatReader(FrameReader):
             return None  # somebody's own; in this protocol frames have no names, and clients trip over what is no chunk
         hide_usage = chunk.usage is not None and not self._relay_usage
         broken_off = any(choice.finish_reason in BROKEN_OFF and not choice.index for choice in choices)
-        if self._relayed is None or not (hide_usage or broken_off):
+        if self.frames is None or not (hide_usage or broken_off):
             return frame.data
         if not choices:
             return None
