@@ -36,7 +36,7 @@ from app.events import (
     ToolCallStarted,
     Usage,
 )
-from app.formats import FORMATS, Relay
+from app.formats import FORMATS
 from app.providers import anthropic_reader, openai_chat_reader
 from app.providers.anthropic_reader import AnthropicReader
 from app.providers.openai_chat_reader import OpenAIChatReader
@@ -197,7 +197,6 @@ def ours(wire: str, chunks: list[bytes], *, include_usage: bool) -> tuple[Answer
     )
     request = ChatRequest(dialect="native", messages=REQUEST.messages, include_usage=include_usage)
     books, encoder = Books(request, lambda: 0.0), FORMATS[wire]().encoder(request)
-    assert isinstance(encoder, Relay)
     text: list[str] = []
     reasoning: list[str] = []
     calls: dict[str, tuple[str, list[str]]] = {}
@@ -227,7 +226,7 @@ def ours(wire: str, chunks: list[bytes], *, include_usage: bool) -> tuple[Answer
                 case Failed():
                     finish = None
         counted = books.feed(said)
-        written.append(encoder.relay(reader.take_frames() or b"", counted))
+        written.append(encoder.relay(reader.frames or b"", counted))
     order = list(calls)
     ended.sort(key=lambda call: order.index(call[0]))
     return Answer("".join(text), "".join(reasoning), ended, finish, usage), written

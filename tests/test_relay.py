@@ -51,7 +51,7 @@ from test_readers import (
 from app.books import Books
 from app.errors import ProviderError
 from app.events import Event, Failed, Finished, Started, TextDelta, Usage
-from app.formats import FORMATS, Relay
+from app.formats import FORMATS
 from app.providers.frame_reader import FrameReader
 from app.providers.openai_chat_reader import OpenAIChatReader
 from app.providers.sse import read_frames
@@ -68,8 +68,7 @@ def relayed(wire: str, *chunks: bytes, error: ProviderError | None = None, **opt
     frames = b""
     for read in [*chunks, None]:
         events += reader.finish(error) if read is None else reader.feed(read)
-        frames += reader.take_frames() or b""
-    assert reader.take_frames() == b"", "frames are taken once"
+        frames += reader.frames or b""
     return shown(events), frames
 
 
@@ -80,12 +79,11 @@ def sent(wire: str, *chunks: bytes, include_usage: bool) -> tuple[list[Event], b
     reader = READERS[wire](OURS, relay=True, **options)
     books = Books(request, lambda: 0.0)
     encoder = FORMATS[wire]().encoder(request)
-    assert isinstance(encoder, Relay)
     events: list[Event] = []
     body = b""
     for read in [*chunks, None]:
         counted = books.feed(reader.finish() if read is None else reader.feed(read))
-        frames = reader.take_frames()
+        frames = reader.frames
         assert frames is not None
         events += counted
         if counted or frames:
@@ -321,7 +319,7 @@ def test_relaying_changes_no_event(row: Row) -> None:
     without = READERS[row.wire](OURS, **row.options)
     events = shown(without.feed(row.told) + without.finish())
     assert relayed(row.wire, row.told, **row.options)[0] == events
-    assert without.take_frames() is None
+    assert without.frames is None
     ends = [event for event in events if isinstance(event, Finished | type)]
     assert len(ends) == 1
 
@@ -414,9 +412,13 @@ def check_any(wire: str, body: bytes, size: int) -> None:
     chunks; and what is sent is text."""
     begun = BEGUN[wire]
     frame_by_frame = READERS[wire](OURS, relay=True)
-    frame_by_frame._plain_frames = lambda text: []
-    one_way = frame_by_frame.feed(begun) + frame_by_frame.feed(body) + frame_by_frame.finish()
-    want = shown(one_way), frame_by_frame.take_frames()
+    frame_by_frame.PLAIN = b"none is"
+    one_way: list[Event] = []
+    frames = b""
+    for read in (begun, body, None):
+        one_way += frame_by_frame.finish() if read is None else frame_by_frame.feed(read)
+        frames += frame_by_frame.frames or b""
+    want = shown(one_way), frames
     assert relayed(wire, begun, body) == want
     assert relayed(wire, begun, *(body[at : at + size] for at in range(0, len(body), size))) == want
 
@@ -463,10 +465,9 @@ def test_a_saturated_read_is_decoded_in_one_go(monkeypatch: pytest.MonkeyPatch) 
     for wire, frame in ((OPENAI, chunk({"content": "x"})), (ANTHROPIC, event("content_block_delta", delta=said("x")))):
         reader = READERS[wire](OURS, relay=True)
         reader.feed(BEGUN[wire])
-        reader.take_frames()
         monkeypatch.setattr(reader, "_read_blocks", lambda *_: pytest.fail("frame by frame"))
         assert reader.feed(frame * 300) == [TextDelta(text="x")] * 300
-        assert reader.take_frames() == frame * 300
+        assert reader.frames == frame * 300
 
 
 # Over HTTP, against the provider asked directly.
