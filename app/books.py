@@ -43,7 +43,7 @@ class Books:
         self._usage: Usage | None = None
 
     def feed(self, events: list[Event]) -> list[Event]:
-        if self._ttft_s is not None and self._only_text(events):
+        if self._ttft_s is not None and self._only_text(events):  # nearly all batches
             return events
         kept: list[Event] = []
         for event in events:

@@ -69,6 +69,7 @@ class FrameReader(ABC):
         self._open_calls: dict[str, OpenCall] = {}
         self._call_ids: set[str] = set()
         self._ended = False
+        self._lines = self.PLAIN.count(b"\n") + 2
 
     def feed(self, chunk: bytes) -> list[Event]:
         self.frames = self._none
@@ -96,15 +97,17 @@ class FrameReader(ABC):
         plain = self.PLAIN
         read = 0
         if text.startswith(plain):
-            lines = text[len(plain) :].replace(b"\n\n" + plain, b"\n")
+            skip, lines_a_frame, ends = len(plain), self._lines, text.count(b"\n")
+            lines = text[skip:]
+            if ends != lines_a_frame:  # otherwise it is a single frame, as where tokens come one by one
+                lines = lines.replace(b"\n\n" + plain, b"\n")
             try:
                 datas = self._decode_lines(lines)
             except UNREADABLE:
                 datas = []
             # Each frame but the first has lost its prefix and a line end, and no line stood there beside them.
             count = len(datas)
-            lost = len(text) - len(plain) - len(lines) == (count - 1) * (len(plain) + 1)
-            if lost and text.count(b"\n") == count * (plain.count(b"\n") + 2):
+            if ends == count * lines_a_frame and len(text) - skip - len(lines) == (count - 1) * (skip + 1):
                 read = self._read_plain(datas, events)
                 if read == count:
                     self._relay(text)
