@@ -66,7 +66,7 @@ class Anthropic:
         own_id = f"msg_{os.urandom(16).hex()}"
         start = Started(id=own_id, model=target.model, provider=self.name, created=int(time.time()))
         raw: Any = response  # declared as a Stream; with `cast_to=httpx2.Response` it is just that, unread
-        return Upstream(raw, AnthropicReader(start, secret=self._key, relay=request.relayable("anthropic")))
+        return Upstream(raw, AnthropicReader(start, secret=self._key, relay=request.relayable("anthropic")), clock)
 
     def close(self) -> None:
         self._client.close()

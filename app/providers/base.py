@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Container, Iterable
+import time
+from collections.abc import Container, Iterable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol
@@ -53,13 +54,13 @@ class Upstream:
     back where the body was read to its end.
     """
 
-    def __init__(self, response: httpx2.Response, reader: Reader) -> None:
+    def __init__(self, response: httpx2.Response, reader: Reader, clock: Clock) -> None:
         self.reader = reader
         self._response = response
         # Our transport's own body, unless it is compressed: httpx2's wrapping costs more than reading does.
         body: Iterable[bytes] | None = response.extensions.get("body")
         if body is None or "content-encoding" in response.headers:
-            body = response.iter_bytes()
+            body = _in_turns(response.iter_bytes(), clock)
         self.chunks = iter(body)
 
     def drain(self) -> None:
@@ -70,6 +71,26 @@ class Upstream:
 
     def close(self) -> None:
         self._response.close()
+
+
+TURN_BYTES = 64 * 1024
+
+
+def _in_turns(chunks: Iterable[bytes], clock: Clock) -> Iterator[bytes]:
+    """A body that does not come straight from our transport, whose every read waits in the hub and looks at the clock.
+
+    httpx2's transport waits only where there is nothing to read, so a provider that is always quicker than we are
+    would keep all other streams of the worker waiting: after each `TURN_BYTES` they have their turn.
+    """
+    taken = 0
+    for chunk in chunks:
+        if clock.remaining_s() <= 0.0:
+            raise httpx2.ReadTimeout("nothing more in time")
+        yield chunk
+        taken += len(chunk)
+        if taken >= TURN_BYTES:
+            taken = 0
+            time.sleep(0)  # gevent's, where there is a hub
 
 
 class Prepared:

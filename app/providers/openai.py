@@ -80,7 +80,7 @@ class OpenAI:
             relay_usage=request.include_usage,
             keep_model=self.keep_model,
         )
-        return Upstream(raw, reader)
+        return Upstream(raw, reader, clock)
 
     def close(self) -> None:
         self._client.close()

@@ -1,0 +1,60 @@
+"""How long a stream keeps a gevent worker to itself: run by test_fairness.py, in a process that gevent has patched.
+
+    python -m gevent.monkey --module tests.longest_turn BASE_URL [alone]
+
+reads 30 MB of an endless answer, as a provider's upstream or (`alone`) as httpx2 gives them, and prints the most bytes
+that came between two turns of another greenlet.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+import gevent
+
+from app.clock import Clock
+from app.events import Started
+from app.providers.base import Upstream
+from app.providers.openai_chat_reader import OpenAIChatReader
+from app.transport import clocked, http_client
+
+TOTAL_BYTES = 30_000_000
+turns = 0
+
+
+def another() -> None:
+    global turns
+    while True:
+        turns += 1
+        gevent.sleep(0)
+
+
+def main(base_url: str, alone: bool) -> int:
+    reader = OpenAIChatReader(Started(id="1", model="m", provider="p", created=0), relay=True)
+    clock = Clock(first_token_s=60, idle_s=60, total_s=600)
+    asked = {"model": "bench-n500000000", "stream": True, "messages": [{"role": "user", "content": "go on"}]}
+    with http_client(base_url) as client:
+        request = client.build_request("POST", f"{base_url}/chat/completions", json=asked, timeout=60)
+        if not alone:
+            request.extensions["timeout"] = clocked(clock, connect_s=5).as_dict()
+        response = client.send(request, stream=True)
+        chunks: Iterable[bytes] = response.iter_bytes() if alone else Upstream(response, reader, clock).chunks
+        gevent.spawn(another)
+        taken = longest = since = 0
+        seen = turns
+        for chunk in chunks:
+            if turns != seen:
+                seen, since = turns, 0
+            since += len(chunk)
+            longest = max(longest, since)
+            reader.feed(chunk)  # what makes us slower than the provider
+            taken += len(chunk)
+            if taken > TOTAL_BYTES:
+                break
+        response.close()
+    return longest
+
+
+if __name__ == "__main__":
+    print(main(sys.argv[1], "alone" in sys.argv[2:]))
