@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import ssl
 import time
 from collections.abc import Container, Iterable, Iterator
 from datetime import UTC, datetime
@@ -212,6 +213,13 @@ def sdk_failure(provider: str, exc: Exception, clock: Clock, *, secret: str) -> 
             return ProviderUnavailable(f"provider {provider!r} did not accept a connection in time; try again")
         case httpx2.RemoteProtocolError():
             return ProviderUnavailable(f"provider {provider!r} closed the connection without an answer; try again")
+        case httpx2.ConnectError(__cause__=ssl.SSLCertVerificationError() as refused):
+            # OpenSSL's sentence up to the comma: after it stands the host's name.
+            why = refused.verify_message.partition(",")[0]
+            return ProviderUnavailable(
+                f"provider {provider!r} shows a certificate that is not trusted ({why}); the operator has to check it: "
+                "where it is from an authority of your own, SSL_CERT_FILE names that"
+            )
         case httpx2.TimeoutException():
             return clock.alarm() or FirstTokenTimeout(f"provider {provider!r} did not answer in time; try again")
         case _:
