@@ -876,6 +876,40 @@ def test_abort_between_two_reads_fails_the_next(serve: Callable[..., Server]) ->
     assert server.ended.wait(SOON_S)
 
 
+def raise_at_the_end(connection: Connection) -> None:
+    while connection.read(LONG_S):
+        pass
+
+
+def test_close_while_another_waits_ends_the_wait(serve: Callable[..., Server]) -> None:
+    """Under gevent, where a wait is a watcher that `close` takes away; a thread's `poll` is ended by `abort`."""
+    if not monkey.is_module_patched("socket"):
+        return
+    server = serve(in_the_middle)
+    connection = asking(server)
+    connection.read_head(LONG_S)
+    assert connection.read(LONG_S) == b"one"
+    threading.Timer(0.05, connection.close).start()
+    with Timed(SOON_S), pytest.raises(httpx2.ReadError):
+        connection.read(LONG_S)
+
+
+@pytest.mark.parametrize("rest", [b"zz\r\n", b"-1\r\n", b"3\r\nthree!"])
+def test_what_came_in_one_read_before_broken_bytes_is_given_first(serve: Callable[..., Server], rest: bytes) -> None:
+    server = serve(once(CHUNKED + b"3\r\none\r\n3\r\ntwo\r\n" + rest))
+    connection = asking(server)
+    connection.read_head(LONG_S)
+    read = connection.read(LONG_S)
+    while len(read) < 6:  # the kernel may bring it in two reads
+        read += connection.read(LONG_S)
+    assert read.startswith(b"onetwo")
+    for _ in range(2):  # and stays so
+        with pytest.raises(httpx2.RemoteProtocolError):
+            raise_at_the_end(connection)
+    assert not connection.reusable
+    connection.close()
+
+
 # --- many at a time
 
 

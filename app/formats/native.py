@@ -14,7 +14,7 @@ import pydantic
 
 from ..errors import InvalidRequest, SluicewayError
 from ..events import TERMINAL, Event, Failed, Finished, Started, ToolCallEnded
-from ..request import ChatRequest, Message
+from ..request import ChatRequest
 from .base import (
     DONE,
     Body,
@@ -27,7 +27,7 @@ from .base import (
     json_bytes,
     validated,
 )
-from .simple import ChatMessage, MaxTokens, Text, conversation
+from .simple import ChatMessage, MaxTokens, Text, spoken
 
 
 class NativeBody(Body):
@@ -63,20 +63,7 @@ class NativeSSE:
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
         asked = validated(NativeBody, body)
-        given = [field for field in ("messages", "prompt", "message") if getattr(asked, field) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none of them"
-            raise InvalidRequest(
-                f"give one of messages, prompt or message; found {found}", param=given[-1] if given else "messages"
-            )
-        system = asked.system or None
-        if asked.messages is not None:
-            lead, messages = conversation(asked.messages)
-            if lead is not None and system is not None:
-                raise InvalidRequest("give the system prompt as system or as a message, not both", param="system")
-            system = system or lead
-        else:
-            messages = (Message("user", asked.prompt or asked.message or ""),)
+        system, messages = spoken(asked, asked.system or None, "messages", "prompt", "message")
         return ChatRequest(
             dialect="native",
             messages=messages,

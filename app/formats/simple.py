@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import pydantic
 
@@ -48,6 +48,35 @@ def conversation(messages: list[ChatMessage]) -> tuple[str | None, tuple[Message
     return "\n\n".join(systems) or None, tuple(rest)
 
 
+class Asked(Protocol):
+    """What a native or simple body says; `prompt`, `message` and `messages` are three ways, one of which is wanted."""
+
+    @property
+    def prompt(self) -> str | None: ...
+    @property
+    def message(self) -> str | None: ...
+    @property
+    def messages(self) -> list[ChatMessage] | None: ...
+
+
+def spoken(asked: Asked, system: str | None, *ways: str) -> tuple[str | None, tuple[Message, ...]]:
+    """(system text, the rest) of a body; `system` is what it says beside its messages, `ways` the order in which an
+    error names the three."""
+    given = [way for way in ways if getattr(asked, way) is not None]
+    if len(given) != 1:
+        wanted = f"{', '.join(ways[:-1])} or {ways[-1]}"
+        raise InvalidRequest(
+            f"give one of {wanted}; found {' and '.join(given) or 'none of them'}",
+            param=given[-1] if given else ways[0],
+        )
+    if asked.messages is None:
+        return system or None, (Message("user", asked.prompt or asked.message or ""),)
+    lead, messages = conversation(asked.messages)
+    if lead is not None and system is not None:
+        raise InvalidRequest("give the system prompt as system or as a message, not both", param="system")
+    return system or lead, messages
+
+
 class SimpleFormat:
     """Base of the simple formats; a subclass names itself and brings its encoder."""
 
@@ -56,26 +85,14 @@ class SimpleFormat:
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
         asked = validated(_SimpleBody, body)
-        given = [field for field in ("prompt", "message", "messages") if getattr(asked, field) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none of them"
-            raise InvalidRequest(
-                f"give one of prompt, message or messages; found {found}", param=(given or ["prompt"])[-1]
-            )
         if asked.system is not None and asked.system_prompt is not None:
             raise InvalidRequest("give system or system_prompt, not both", param="system_prompt")
-        system = asked.system if asked.system is not None else asked.system_prompt
-        if asked.messages is not None:
-            lead, messages = conversation(asked.messages)
-            if lead is not None and system is not None:
-                raise InvalidRequest("give the system prompt as system or as a message, not both", param="system")
-            system = lead if system is None else system
-        else:
-            messages = (Message("user", asked.prompt or asked.message or ""),)
+        beside = asked.system if asked.system is not None else asked.system_prompt
+        system, messages = spoken(asked, beside, "prompt", "message", "messages")
         return ChatRequest(
             dialect="native",
             messages=messages,
-            system=system or None,
+            system=system,
             model=asked.model,
             max_tokens=asked.max_tokens,
         )

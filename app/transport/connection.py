@@ -45,7 +45,7 @@ def _addresses(host: str, port: int) -> list[Any]:
 class Connection:
     """One exchange at a time: `connect`, then per exchange `send`, `read_head`, `read` until it gives b""."""
 
-    __slots__ = ("_aborted", "_parser", "_recv", "_sock", "_tls", "_waiter", "idle_since")
+    __slots__ = ("_aborted", "_broken", "_parser", "_recv", "_sock", "_tls", "_waiter", "idle_since")
 
     def __init__(self) -> None:
         self._sock: socket.socket | None = None
@@ -53,6 +53,7 @@ class Connection:
         self._parser: ResponseParser | None = None
         self._recv: Callable[[int], bytes] = _nothing
         self._tls = False
+        self._broken: ProtocolError | None = None
         self._aborted = False
         self.idle_since = 0.0
 
@@ -120,6 +121,7 @@ class Connection:
         """Begin an exchange. Raises httpx2's `WriteTimeout` and `WriteError`."""
         sock, _ = self._open()
         self._parser = ResponseParser(method)
+        self._broken = None
         deadline = time.monotonic() + timeout_s
         try:
             sent = self._send_some(sock, data)  # nearly always all of it, without a timer
@@ -163,6 +165,8 @@ class Connection:
     def _feed(self, parser: ResponseParser, deadline: float) -> None:
         """At most one read from the socket into the parser: over TLS, half a record is nothing yet."""
         sock, waiter = self._open()
+        if self._broken is not None:
+            raise httpx2.RemoteProtocolError(str(self._broken))
         try:
             # TLS may hold decrypted bytes that the socket no longer shows.
             if not (self._tls and sock.pending()):  # type: ignore[attr-defined]
@@ -177,7 +181,9 @@ class Connection:
         except (BlockingIOError, ssl.SSLWantReadError, TimeoutError):
             return
         except ProtocolError as exc:
-            raise httpx2.RemoteProtocolError(str(exc)) from exc
+            self._broken = exc
+            if not parser.has_data:  # otherwise what came before it is given first
+                raise httpx2.RemoteProtocolError(str(exc)) from exc
         except OSError as exc:
             raise httpx2.ReadError(str(exc)) from exc
 

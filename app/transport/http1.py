@@ -95,6 +95,10 @@ class ResponseParser:
         self.complete = True
         self.reusable = False
 
+    @property
+    def has_data(self) -> bool:
+        return bool(self._body)
+
     def take(self) -> bytes:
         """The body bytes since the last call."""
         body = self._body
