@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gevent.server
+import gevent
 import gevent.socket
 import gunicorn.http.wsgi
 import gunicorn.util
@@ -69,15 +69,29 @@ gunicorn.http.wsgi.Response = _Response
 class StreamWorker(GeventWorker):
     """gunicorn's gevent worker, with `_ClientSocket` under plain connections (TLS keeps its own)."""
 
+    _done = False
+
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         if type(client) is gevent.socket.socket:
             client = _ClientSocket(client.family, client.type, client.proto, fileno=client.detach())
         super().handle(listener, client, addr)
 
+    def run(self) -> None:
+        super().run()
+        self._done = True
 
-# New connections accepted in one turn of the loop. Each costs as much as dozens of tokens: with gevent's 100, a rush of
-# new streams holds up those that are running. (With several workers gunicorn itself makes it 1.)
-gevent.server.StreamServer.max_accept = 10
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        gevent.spawn(self._quit, sig, frame)
+
+    def _quit(self, sig: int, frame: Any) -> None:
+        # Exits 0.1 s later, from this greenlet. Where `run`, which looks once a second, has ended by itself meanwhile,
+        # that would be a traceback.
+        try:
+            super(GeventWorker, self).handle_quit(sig, frame)
+        except SystemExit:
+            if not self._done:
+                raise
+
 
 # Many streams of small pieces a process; beside plain gevent, pywsgi changes headers and answers HTTP/1.0 wrongly.
 worker_class = StreamWorker
@@ -137,14 +151,28 @@ def on_starting(server: Any) -> None:
 # foreground group: a worker that got it beside the master's SIGQUIT would end with a traceback.
 _STOPS = {signal.SIGINT, signal.SIGQUIT, signal.SIGTERM}
 
-os.register_at_fork(after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS))
+_forking = False  # in the master, a worker: not when a worker runs a program of its own
+
+
+def _after_fork() -> None:
+    global _forking
+    if _forking:
+        _forking = False
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
+os.register_at_fork(after_in_parent=_after_fork)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
+    global _forking
+    _forking = True
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
 
 
 def post_fork(server: Any, worker: Any) -> None:
+    global _forking
+    _forking = False
     for stop in _STOPS - {signal.SIGINT}:
         signal.signal(stop, lambda *_: os._exit(0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS - {signal.SIGINT})
