@@ -69,7 +69,9 @@ class FrameReader(ABC):
         self._open_calls: dict[str, OpenCall] = {}
         self._call_ids: set[str] = set()
         self._ended = False
-        self._lines = self.PLAIN.count(b"\n") + 2
+        self._skip = len(self.PLAIN)
+        self._lines = self.PLAIN.count(b"\n") + 2  # in a plain frame
+        self._between = b"\n\n" + self.PLAIN
 
     def feed(self, chunk: bytes) -> list[Event]:
         self.frames = self._none
@@ -94,32 +96,39 @@ class FrameReader(ABC):
 
     def _read_text(self, text: bytes, events: list[Event]) -> None:
         """The frames of one read: in one go where they are plain, as far as they are; the rest one by one."""
-        plain = self.PLAIN
         read = 0
-        if text.startswith(plain):
-            skip, lines_a_frame, ends = len(plain), self._lines, text.count(b"\n")
-            lines = text[skip:]
-            if ends != lines_a_frame:  # otherwise it is a single frame, as where tokens come one by one
-                lines = lines.replace(b"\n\n" + plain, b"\n")
-            try:
-                datas = self._decode_lines(lines)
-            except UNREADABLE:
-                datas = []
-            # Each frame but the first has lost its prefix and a line end, and no line stood there beside them.
-            count = len(datas)
-            if ends == count * lines_a_frame and len(text) - skip - len(lines) == (count - 1) * (skip + 1):
-                read = self._read_plain(datas, events)
-                if read == count:
-                    self._relay(text)
-                    return
+        if text.startswith(self.PLAIN):
+            datas = self._plain_frames(text)
+            read = self._read_plain(datas, events)
+            if read and read == len(datas):
+                self._relay(text)
+                return
         parts = blocks(text)
         if read:
             self._relay(b"\n\n".join(parts[:read]) + b"\n\n")
         self._read_blocks(parts[read:], events)
 
+    def _plain_frames(self, text: bytes) -> list[Any]:
+        """The data of frames of which the first is plain, if all are; else nothing."""
+        ends = text.count(b"\n")
+        lines = text[self._skip :]
+        one = ends == self._lines  # as where tokens come one by one
+        if not one:
+            lines = lines.replace(self._between, b"\n")
+        try:
+            datas = self._decode_lines(lines)
+        except UNREADABLE:
+            return []
+        if one:
+            return datas
+        # Each frame but the first has lost its prefix and a line end, and no line stood there beside them.
+        count = len(datas)
+        lost = len(text) - self._skip - len(lines)
+        return datas if ends == count * self._lines and lost == (count - 1) * (self._skip + 1) else []
+
     def _relay(self, frames: bytes) -> None:
         if self.frames is not None:
-            self.frames += frames if frames.isascii() else _decodable(frames)
+            self.frames += frames if frames.isascii() else decodable(frames)
 
     def _read_blocks(self, parts: list[bytes], events: list[Event]) -> None:
         for block in parts:
@@ -221,7 +230,7 @@ def _well_formed(data: bytes) -> bytes:
     return _ESCAPE.sub(lambda found: rb"\ufffd" if found[1] else found[0], text)
 
 
-def _decodable(frames: bytes) -> bytes:
+def decodable(frames: bytes) -> bytes:
     """The same for bytes that no reading has shown to be text: those in fields that we know nothing of. A client that
     decodes the whole line would raise."""
     try:

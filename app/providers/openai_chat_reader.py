@@ -18,7 +18,7 @@ import msgspec
 
 from ..errors import StreamBroken
 from ..events import Event, Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
-from .frame_reader import FrameReader, OpenCall
+from .frame_reader import FrameReader, OpenCall, decodable
 from .sse import Frame
 
 FINISH_REASONS: dict[str, FinishReason] = {
@@ -124,12 +124,16 @@ class OpenAIChatReader(FrameReader):
         self._by_id: dict[str, OpenCall] = {}
 
     def _relay(self, frames: bytes) -> None:
-        if not self._relay_usage:  # what the client did not ask for stands in every chunk because we did
+        if self.frames is None:
+            return
+        if (
+            not self._relay_usage and b'"usage"' in frames
+        ):  # what the client did not ask for stands in every chunk because we did
             frames = frames.replace(b',"usage":null', b"").replace(b', "usage": null', b"")
         if self._keep_model is not None:
             name = b'"model":' + msgspec.json.encode(self._keep_model)
             frames = _MODEL.sub(lambda _: name, frames)
-        super()._relay(frames)
+        self.frames += frames if frames.isascii() else decodable(frames)
 
     def _read_plain(self, datas: list[_Chunk], events: list[Event]) -> int:
         if self._start is not None or self.answered:

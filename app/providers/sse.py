@@ -43,6 +43,9 @@ class FrameSplitter:
         self._skip_lf = False
 
     def feed(self, chunk: bytes) -> bytes:
+        kept = self._kept
+        if not (kept or self._first or self._skip_lf or b"\r" in chunk) and chunk.endswith(b"\n\n"):
+            return chunk  # whole frames, as nearly every read brings them
         if self._skip_lf and chunk:  # the LF of a CRLF whose CR ended the chunk before
             self._skip_lf = False
             if chunk[0] == 0x0A:
@@ -50,7 +53,6 @@ class FrameSplitter:
         if b"\r" in chunk:
             self._skip_lf = chunk.endswith(b"\r")
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        kept = self._kept
         if self._first:
             chunk = bytes(kept) + chunk
             kept.clear()
