@@ -211,8 +211,13 @@ TABLE: dict[str, Row] = {
     # Usage that the client did not ask for
     "null usage is cut out": Row(
         OPENAI,
-        chunk({"content": "Hi"}, usage=None, x=1) + raw('{"choices": [{"delta": {}}], "usage": null}') + STOP + DONE,
-        chunk({"content": "Hi"}, x=1) + raw('{"choices": [{"delta": {}}]}') + STOP,
+        chunk({"content": "Hi"}, usage=None, x=1) + chunk({"content": "!"}, usage=None) + STOP + DONE,
+        chunk({"content": "Hi"}, x=1) + chunk({"content": "!"}) + STOP,
+    ),
+    "as the first chunk has it": Row(
+        OPENAI,
+        raw('{"id": "c", "choices": [{"delta": {}}], "usage": null}') * 2 + STOP + DONE,
+        raw('{"id": "c", "choices": [{"delta": {}}]}') * 2 + STOP,
     ),
     "what looks like it in a text stays": Row(
         OPENAI, chunk({"content": ',"usage":null, "usage": null'}) + STOP + DONE,

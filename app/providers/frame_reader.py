@@ -72,6 +72,7 @@ class FrameReader(ABC):
         self._skip = len(self.PLAIN)
         self._lines = self.PLAIN.count(b"\n") + 2  # in a plain frame
         self._between = b"\n\n" + self.PLAIN
+        self._opened = self.PLAIN + b"{"
 
     def feed(self, chunk: bytes) -> list[Event]:
         self.frames = self._none
@@ -95,18 +96,30 @@ class FrameReader(ABC):
         return events
 
     def _read_text(self, text: bytes, events: list[Event]) -> None:
-        """The frames of one read: in one go where they are plain, as far as they are; the rest one by one."""
-        read = 0
-        if text.startswith(self.PLAIN):
-            datas = self._plain_frames(text)
-            read = self._read_plain(datas, events)
-            if read and read == len(datas):
-                self._relay(text)
+        """The frames of one read: those before and behind the plain ones one by one, the plain ones in one go."""
+        at, end = 0, len(text)
+        while self._start is not None or not text.startswith(self.PLAIN, at):
+            if (block_end := text.find(b"\n\n", at)) < 0:
+                return  # a line end too many, and nothing else
+            self._read_blocks([text[at:block_end]], events)
+            at = block_end + 2
+            if at >= end or self._ended:
                 return
-        parts = blocks(text)
-        if read:
-            self._relay(b"\n\n".join(parts[:read]) + b"\n\n")
-        self._read_blocks(parts[read:], events)
+        # An end mark, or what closes the answer, would spoil the one go for all that stands before it.
+        while (before := text.rfind(b"\n\n", at, end - 2)) >= 0 and not text.startswith(self._opened, before + 2):
+            end = before + 2
+        plain = text[at:end]
+        datas = self._plain_frames(plain)
+        read = self._read_plain(datas, events)
+        if read and read == len(datas):
+            self._relay(plain)
+        else:
+            parts = blocks(plain)
+            if read:
+                self._relay(b"\n\n".join(parts[:read]) + b"\n\n")
+            self._read_blocks(parts[read:], events)
+        if end < len(text):
+            self._read_blocks(blocks(text[end:]), events)
 
     def _plain_frames(self, text: bytes) -> list[Any]:
         """The data of frames of which the first is plain, if all are; else nothing."""

@@ -91,6 +91,8 @@ _decode_objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 _NULL = msgspec.Raw(b"null")
 
 
+_NO_USAGE = (b',"usage":null', b', "usage": null')
+
 # A key of the frame itself: inside a string its quotes would be escaped.
 _MODEL = re.compile(rb'"model":\s*"(?:[^"\\]|\\.)*"')
 
@@ -116,6 +118,7 @@ class OpenAIChatReader(FrameReader):
     ) -> None:
         super().__init__(start, secret=secret, relay=relay)
         self._relay_usage = relay_usage
+        self._no_usage: bytes | None = None  # as this provider writes it; None before its first chunk
         self._keep_model = start.model if keep_model else None
         self._reason: FinishReason | None = None
         self._usage: Usage | None = None
@@ -126,10 +129,12 @@ class OpenAIChatReader(FrameReader):
     def _relay(self, frames: bytes) -> None:
         if self.frames is None:
             return
-        if (
-            not self._relay_usage and b'"usage"' in frames
-        ):  # what the client did not ask for stands in every chunk because we did
-            frames = frames.replace(b',"usage":null', b"").replace(b', "usage": null', b"")
+        if not self._relay_usage:  # we asked for it, so most providers say null in every chunk, from the first on
+            if self._no_usage is None:
+                first = frames[: frames.find(b"\n\n")]
+                self._no_usage = next((said for said in _NO_USAGE if said in first), b"")
+            if self._no_usage:
+                frames = frames.replace(self._no_usage, b"")
         if self._keep_model is not None:
             name = b'"model":' + msgspec.json.encode(self._keep_model)
             frames = _MODEL.sub(lambda _: name, frames)
