@@ -19,7 +19,7 @@ from ..request import ChatRequest
 
 
 class Encoder(Protocol):
-    """Batches with and without a provider's frames may follow each other; after a terminal event nothing more comes."""
+    """An answer's batches all come with a provider's frames, or all without; after a terminal event none comes."""
 
     def feed(self, events: list[Event], /) -> bytes:
         """The events as bytes on the wire."""
