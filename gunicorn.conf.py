@@ -231,7 +231,8 @@ gunicorn.util.write_error = _write_error
 
 def post_worker_init(worker: Any) -> None:
     # Python's collector walks all that lives: the SDKs' modules, and some hundred objects a stream. So what is there
-    # when the app is loaded is never looked at again, and the rest less often (at 1,000 streams: a tenth of all CPU).
+    # when the app is loaded is never looked at again, and the rest less often (1,000 streams: 5 % of the CPU, and half
+    # of the latency's p99).
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

@@ -17,7 +17,7 @@ from app.clock import Clock
 from app.events import Started
 from app.providers.base import Upstream
 from app.providers.openai_chat_reader import OpenAIChatReader
-from app.transport import clocked, http_client
+from app.transport import http_client
 
 TOTAL_BYTES = 30_000_000
 turns = 0
@@ -36,8 +36,6 @@ def main(base_url: str, alone: bool) -> int:
     asked = {"model": "bench-n500000000", "stream": True, "messages": [{"role": "user", "content": "go on"}]}
     with http_client(base_url) as client:
         request = client.build_request("POST", f"{base_url}/chat/completions", json=asked, timeout=60)
-        if not alone:
-            request.extensions["timeout"] = clocked(clock, connect_s=5).as_dict()
         response = client.send(request, stream=True)
         chunks: Iterable[bytes] = response.iter_bytes() if alone else Upstream(response, reader, clock).chunks
         gevent.spawn(another)

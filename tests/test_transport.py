@@ -881,17 +881,17 @@ def raise_at_the_end(connection: Connection) -> None:
         pass
 
 
-def test_close_while_another_waits_ends_the_wait(serve: Callable[..., Server]) -> None:
-    """Under gevent, where a wait is a watcher that `close` takes away; a thread's `poll` is ended by `abort`."""
-    if not monkey.is_module_patched("socket"):
-        return
-    server = serve(in_the_middle)
-    connection = asking(server)
-    connection.read_head(LONG_S)
-    assert connection.read(LONG_S) == b"one"
-    threading.Timer(0.05, connection.close).start()
-    with Timed(SOON_S), pytest.raises(httpx2.ReadError):
-        connection.read(LONG_S)
+if monkey.is_module_patched("socket"):
+
+    def test_close_while_another_waits_ends_the_wait(serve: Callable[..., Server]) -> None:
+        """Under gevent, where a wait is a watcher that `close` takes away; a thread's `poll` is ended by `abort`."""
+        server = serve(in_the_middle)
+        connection = asking(server)
+        connection.read_head(LONG_S)
+        assert connection.read(LONG_S) == b"one"
+        threading.Timer(0.05, connection.close).start()
+        with Timed(SOON_S), pytest.raises(httpx2.ReadError):
+            connection.read(LONG_S)
 
 
 @pytest.mark.parametrize("rest", [b"zz\r\n", b"-1\r\n", b"3\r\nthree!"])

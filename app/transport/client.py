@@ -81,22 +81,25 @@ class _Client(httpx2.Client):
                 response = super().send(request, **kwargs)
         else:
             response = super().send(request, **kwargs)
-        if not response.is_error:
-            return response
+        return _refusal(request, response) if response.is_error else response
+
+
+def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
+    """A refusal with its body read, as far as that can be done."""
+    content = b""
+    try:
+        for piece in response.iter_bytes():
+            content += piece
+            if len(content) > MAX_ERROR_BYTES:
+                content = b""
+                break
+    except httpx2.HTTPError:
         content = b""
-        try:
-            for piece in response.iter_bytes():
-                content += piece
-                if len(content) > MAX_ERROR_BYTES:
-                    content = b""
-                    break
-        except httpx2.HTTPError:
-            content = b""
-        finally:
-            response.close()
-        about_the_body = ("content-encoding", "content-length", "transfer-encoding")
-        headers = [(name, value) for name, value in response.headers.items() if name not in about_the_body]
-        return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
+    finally:
+        response.close()
+    about_the_body = ("content-encoding", "content-length", "transfer-encoding")
+    headers = [(name, value) for name, value in response.headers.items() if name not in about_the_body]
+    return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
 
 
 def http_client(base_url: str | None = None) -> httpx2.Client:

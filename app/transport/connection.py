@@ -45,14 +45,13 @@ def _addresses(host: str, port: int) -> list[Any]:
 class Connection:
     """One exchange at a time: `connect`, then per exchange `send`, `read_head`, `read` until it gives b""."""
 
-    __slots__ = ("_aborted", "_broken", "_parser", "_recv", "_sock", "_tls", "_waiter", "idle_since")
+    __slots__ = ("_aborted", "_broken", "_parser", "_recv", "_sock", "_waiter", "idle_since")
 
     def __init__(self) -> None:
         self._sock: socket.socket | None = None
         self._waiter: Waiter | None = None
         self._parser: ResponseParser | None = None
         self._recv: Callable[[int], bytes] = _nothing
-        self._tls = False
         self._broken: ProtocolError | None = None
         self._aborted = False
         self.idle_since = 0.0
@@ -79,8 +78,7 @@ class Connection:
             self._sock = sock = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
         sock.settimeout(0.0)
         # Under gevent the plain socket inside: it never blocks either, and gevent's own is a Python call more a token.
-        self._tls = isinstance(sock, ssl.SSLSocket)
-        self._recv = sock.recv if self._tls else getattr(sock, "_sock", sock).recv
+        self._recv = sock.recv if isinstance(sock, ssl.SSLSocket) else getattr(sock, "_sock", sock).recv
         self._waiter = waiter = waiter_for(sock)
         if isinstance(sock, ssl.SSLSocket):
             self._shake_hands(sock, waiter, deadline)
@@ -169,7 +167,7 @@ class Connection:
             raise httpx2.RemoteProtocolError(str(self._broken))
         try:
             # TLS may hold decrypted bytes that the socket no longer shows.
-            if not (self._tls and sock.pending()):  # type: ignore[attr-defined]
+            if not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
                 if time.monotonic() >= deadline or not waiter.readable(deadline):
                     raise httpx2.ReadTimeout("nothing to read in time")
                 if self._aborted:
