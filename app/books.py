@@ -43,8 +43,15 @@ class Books:
         self._usage: Usage | None = None
 
     def feed(self, events: list[Event]) -> list[Event]:
-        if self._ttft_s is not None and self._only_text(events):  # nearly all batches
-            return events
+        if self._ttft_s is not None and self._order.state is State.OPEN:
+            chars = 0
+            for event in events:
+                if type(event) is not TextDelta:
+                    break
+                chars += len(event.text)
+            else:  # nothing but text: nearly all batches
+                self._chars += chars
+                return events
         kept: list[Event] = []
         for event in events:
             match event:
@@ -69,18 +76,6 @@ class Books:
             self._order.check(event)
             kept.append(event)
         return kept
-
-    def _only_text(self, events: list[Event]) -> bool:
-        """Counts a batch of nothing but text, which nearly all are; one that is anything else is not touched."""
-        chars = 0
-        for event in events:
-            if type(event) is not TextDelta:
-                return False
-            chars += len(event.text)
-        if self._order.state is not State.OPEN:
-            return False
-        self._chars += chars
-        return True
 
     def _token_seen(self) -> None:
         if self._ttft_s is None:

@@ -23,7 +23,7 @@ DRAIN_S = 0.25
 class Clock:
     """Started when made. All figures are seconds; `now` is a monotonic clock, given by tests."""
 
-    __slots__ = ("_complete", "_first_token_s", "_idle_s", "_last", "_now", "_started", "_total_s")
+    __slots__ = ("_answering", "_complete", "_first_token_s", "_idle_s", "_now", "_started", "_total_s", "due")
 
     def __init__(
         self, *, first_token_s: float, idle_s: float, total_s: float, now: Callable[[], float] = time.monotonic
@@ -33,12 +33,14 @@ class Clock:
         self._total_s = total_s
         self._now = now
         self._started = now()
-        self._last: float | None = None
+        self._answering = False
         self._complete = False
+        self.due = self._started + min(first_token_s, total_s)  # when the next clock rings, of `now`
 
     def token_seen(self) -> None:
         """Something of the answer itself has arrived."""
-        self._last = self._now()
+        self._answering = True
+        self.due = min(self._now() + self._idle_s, self._started + self._total_s)
 
     def answer_complete(self) -> None:
         """The finish reason is known: the rest gets `TAIL_S`, counted from the first time this is said.
@@ -48,36 +50,33 @@ class Clock:
         """
         if not self._complete:
             self._complete = True
-            self._last = self._now()
             self._idle_s = min(self._idle_s, TAIL_S)
+            self.token_seen()
 
     def answer_ended(self) -> None:
         """The end mark has come: `DRAIN_S` for the end of the body, whatever the other clocks say."""
-        self._last = self._now()
         self._idle_s = DRAIN_S
-        self._total_s = self._last - self._started + DRAIN_S
+        self._total_s = self.elapsed_s() + DRAIN_S
+        self.token_seen()
 
     def elapsed_s(self) -> float:
         return self._now() - self._started
 
     def remaining_s(self) -> float:
         """Seconds until the next clock rings; 0.0 when one has."""
-        now = self._now()
-        due = self._started + self._first_token_s if self._last is None else self._last + self._idle_s
-        return max(0.0, min(due, self._started + self._total_s) - now)
+        return max(0.0, self.due - self._now())
 
     def alarm(self) -> ProviderError | None:
         """The error of the clock that has rung, if one has: just when `remaining_s` is 0.0."""
-        now = self._now()  # compared with the same sums as there: `now - started >= total` differs in the last bit
+        now = self._now()
+        if now < self.due:
+            return None
         if now >= self._started + self._total_s:
             return TotalTimeout(
                 f"the answer took longer than {self._total_s:g} s (timeouts.total_s); ask for less text"
             )
-        if self._last is None:
-            if now >= self._started + self._first_token_s:
-                return FirstTokenTimeout(
-                    f"the provider sent nothing within {self._first_token_s:g} s (timeouts.first_token_s); try again"
-                )
-        elif now >= self._last + self._idle_s:
-            return IdleTimeout(f"the provider fell silent for {self._idle_s:g} s (timeouts.idle_s); try again")
-        return None
+        if not self._answering:
+            return FirstTokenTimeout(
+                f"the provider sent nothing within {self._first_token_s:g} s (timeouts.first_token_s); try again"
+            )
+        return IdleTimeout(f"the provider fell silent for {self._idle_s:g} s (timeouts.idle_s); try again")

@@ -1,7 +1,7 @@
 """An answer's whole way, from a client's body to bytes in the client's own format.
 
     what was asked      form.parse          body         -> ChatRequest
-    who answers         targets, attempt    ChatRequest  -> batches of events
+    who answers         targets, Attempt    ChatRequest  -> batches of events
     what it came to     Books               events       -> events, counted
     how it is written   form.encoder        events       -> bytes
     how it is sent      response            bytes        -> client
@@ -12,14 +12,13 @@ afterwards it is an error event in the stream.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 
 import msgspec
 from flask import Response
 
-from .attempts import attempt
+from .attempts import Attempt
 from .books import Books
 from .clock import Clock
 from .errors import ProviderAuth, SluicewayError
@@ -56,45 +55,71 @@ def build(settings: Settings) -> House:
 
 def answer(house: House, form: Format, request: ChatRequest, target: Target, *, request_id: str) -> Response:
     """The response to `request`, streamed or whole. Raises `SluicewayError` for what fails before the first byte."""
-    batches = _batches(house, request, target, request_id)
+    source = Answer(house, request, target, request_id)
     try:
         if not request.stream:
             folded = WholeAnswer()
-            for batch in batches:
+            ended = False
+            while not ended:
+                batch = source.read()
                 folded.feed(batch.events)
+                ended = batch.ended
+            source.close()
             return whole(form.whole(request, folded))
-        first = _begin(batches)
+        first = _begin(source)
     except BaseException:
-        batches.close()
+        source.close()
         raise
-    return streamed(first, batches, form.encoder(request), form.mimetype, request_id=request_id)
+    return streamed(first, source, form.encoder(request), form.mimetype, request_id=request_id)
 
 
-def _batches(house: House, request: ChatRequest, target: Target, request_id: str) -> Generator[Batch, None, None]:
-    """The answer in batches, counted; a failure is logged here, wherever it shows itself to the client."""
-    times = target.timeouts
-    clock = Clock(first_token_s=times.first_token_s, idle_s=times.idle_s, total_s=times.total_s)
-    books = Books(request, clock.elapsed_s)
-    tries = attempt(house.providers[target.provider], request, target, clock, request_id=request_id)
-    with contextlib.closing(tries):
+class Answer:
+    """The answer in batches, counted; a failure is logged here, wherever it shows itself to the client.
+
+    `read` until a batch has ended; the first one connects and raises what fails before the headers. `close` at any time
+    and more than once.
+    """
+
+    def __init__(self, house: House, request: ChatRequest, target: Target, request_id: str) -> None:
+        self._request = request
+        self._target = target
+        self._provider = house.providers[target.provider]
+        self._request_id = request_id
+        times = target.timeouts
+        self._clock = Clock(first_token_s=times.first_token_s, idle_s=times.idle_s, total_s=times.total_s)
+        self._books = Books(request, self._clock.elapsed_s)
+        self._attempt: Attempt | None = None
+
+    def read(self) -> Batch:
+        attempt = self._attempt or self._open()
+        batch = attempt.read()
+        if batch.events:
+            batch.events = self._books.feed(batch.events)
+            if batch.ended and isinstance(last := batch.events[-1], Failed):
+                last.error.request_id = self._request_id
+                _log_failure(last.error, self._target, self._request_id)
+        return batch
+
+    def _open(self) -> Attempt:
         try:
-            for batch in tries:
-                if batch.events:
-                    batch.events = books.feed(batch.events)
-                    if batch.ended and isinstance(last := batch.events[-1], Failed):
-                        last.error.request_id = request_id
-                        _log_failure(last.error, target, request_id)
-                yield batch
+            self._attempt = Attempt(
+                self._provider, self._request, self._target, self._clock, request_id=self._request_id
+            )
         except SluicewayError as exc:
-            _log_failure(exc, target, request_id)
+            _log_failure(exc, self._target, self._request_id)
             raise
+        return self._attempt
+
+    def close(self) -> None:
+        if self._attempt is not None:
+            self._attempt.close()
 
 
-def _begin(batches: Generator[Batch, None, None]) -> Batch:
+def _begin(source: Answer) -> Batch:
     """What came up to the first event that says something; raises the error of an answer that failed before that."""
-    first = next(batches)
+    first = source.read()
     while (said := _first_said(first)) is None:
-        more = next(batches)
+        more = source.read()
         first.events += more.events
         first.ended = more.ended
         if first.frames is not None and more.frames is not None:

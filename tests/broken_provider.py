@@ -29,7 +29,8 @@ class RaisingUpstream:
 
     def __init__(self, fault: str) -> None:
         name, _, first = fault.partition("-")
-        self.chunks = self._chunks(getattr(builtins, name), at_once=bool(first))
+        chunks = self._chunks(getattr(builtins, name), at_once=bool(first))
+        self.read = chunks.__next__
 
     def _chunks(self, fault: type[Exception], *, at_once: bool) -> Iterator[bytes]:
         if not at_once:

@@ -44,6 +44,11 @@ def eventually(condition: Callable[[], Any], *, within_s: float = 10.0, what: st
         time.sleep(0.01)
 
 
+def within(seconds: float) -> float:
+    """A deadline of `time.monotonic`."""
+    return time.monotonic() + seconds
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

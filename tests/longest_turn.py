@@ -37,7 +37,7 @@ def main(base_url: str, alone: bool) -> int:
     with http_client(base_url) as client:
         request = client.build_request("POST", f"{base_url}/chat/completions", json=asked, timeout=60)
         response = client.send(request, stream=True)
-        chunks: Iterable[bytes] = response.iter_bytes() if alone else Upstream(response, reader, clock).chunks
+        chunks: Iterable[bytes] = response.iter_bytes() if alone else iter(Upstream(response, reader, clock).read, b"")
         gevent.spawn(another)
         taken = longest = since = 0
         seen = turns

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import httpx2
 import pytest
-from conftest import ROOT, eventually, free_port
+from conftest import ROOT, eventually, free_port, within
 
 from app.transport.client import Transport
 from app.transport.connection import Connection
@@ -230,12 +230,12 @@ def test_a_head_that_drips_is_ended_by_the_clock() -> None:
 def timed_reads(connection: Connection, go_on: Callable[[], None]) -> list[bytes]:
     """A read that runs out of time, and what comes when reading goes on."""
     connection.send("GET", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 5)
-    connection.read_head(5)
-    got = [connection.read(5)]
+    connection.read_head(within(5))
+    got = [connection.read(within(5))]
     with pytest.raises(httpx2.ReadTimeout):
-        connection.read(0.05)
+        connection.read(within(0.05))
     go_on()
-    while piece := connection.read(5):
+    while piece := connection.read(within(5)):
         got.append(piece)
     return got
 
@@ -267,8 +267,8 @@ def check_going_on_and_aborting() -> None:
             connection.connect("127.0.0.1", port, None, 5)
             connection.send("GET", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 5)
             if phase != "waiting for the head":
-                connection.read_head(5)
-                assert connection.read(5) == b"a"
+                connection.read_head(within(5))
+                assert connection.read(within(5)) == b"a"
             timer = threading.Timer(0.05, connection.abort)
             timer.start()
             wait = connection.read_head if phase == "waiting for the head" else connection.read

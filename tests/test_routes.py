@@ -398,7 +398,7 @@ def test_connection_is_the_servers_header_never_ours(
 
 # When it comes: each piece as soon as the provider has sent it.
 
-PACED = "fake-n5-i200"
+PACED = "fake-n5-i400"
 
 
 class Arrival(NamedTuple):
@@ -408,7 +408,7 @@ class Arrival(NamedTuple):
 
 @pytest.fixture(scope="module")
 def arrivals(server: Service) -> dict[str, list[Arrival]]:
-    """What each door showed and when, all doors read at the same time: five tokens, 200 ms apart, and an é before."""
+    """What each door showed and when, all doors read at the same time: five tokens, 400 ms apart, and an é before."""
 
     def read(door: Door) -> list[Arrival]:
         with door.open(server, PACED) as response:
@@ -423,7 +423,7 @@ def arrivals(server: Service) -> dict[str, list[Arrival]]:
 def test_text_arrives_as_it_is_sent(arrivals: dict[str, list[Arrival]], door: Door) -> None:
     seen = arrivals[str(door)]
     assert [arrival.text for arrival in seen] == tokens(PACED)
-    # 800 ms lie between the first and the last; a buffer anywhere would bring pieces together.
+    # 1.6 s lie between the first and the last; a buffer anywhere would bring pieces together.
     assert seen[-1].at_s - seen[0].at_s > 0.5
     gaps = [later.at_s - earlier.at_s for earlier, later in itertools.pairwise(seen)]
     assert sum(gap > 0.1 for gap in gaps) >= 3, gaps

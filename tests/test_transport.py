@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from conftest import ROOT, eventually, free_port
+from conftest import ROOT, eventually, free_port, within
 from gevent import monkey
 
 from app.clock import Clock
@@ -213,8 +213,8 @@ def asking(server: Server, tls: ssl.SSLContext | None = None) -> Connection:
 
 
 def whole(connection: Connection) -> bytes:
-    connection.read_head(LONG_S)
-    return b"".join(iter(lambda: connection.read(LONG_S), b""))
+    connection.read_head(within(LONG_S))
+    return b"".join(iter(lambda: connection.read(within(LONG_S)), b""))
 
 
 class Timed:
@@ -603,9 +603,9 @@ def test_a_body_of_empty_progress_ends_by_the_clock(serve: Callable[..., Server]
         drip(peer, b"5;" + b"a" * 5000, every_s=0.02)
 
     connection = asking(serve(script))
-    connection.read_head(LONG_S)
+    connection.read_head(within(LONG_S))
     with Timed(SOON_S), pytest.raises(httpx2.ReadTimeout):
-        connection.read(0.3)
+        connection.read(within(0.3))
     connection.close()
 
 
@@ -640,19 +640,19 @@ def test_a_read_that_ran_out_of_time_goes_on(serve: Callable[..., Server]) -> No
     connection = asking(server)
     for _ in range(2):
         with pytest.raises(httpx2.ReadTimeout):
-            connection.read_head(0.05)
+            connection.read_head(within(0.05))
     server.go.set()
-    assert connection.read_head(LONG_S).status == 200
-    assert connection.read(LONG_S) == b"o"
+    assert connection.read_head(within(LONG_S)).status == 200
+    assert connection.read(within(LONG_S)) == b"o"
     for _ in range(3):
         with Timed(SOON_S), pytest.raises(httpx2.ReadTimeout):
-            connection.read(0.05)
+            connection.read(within(0.05))
     server.go.set()
-    assert connection.read(LONG_S) == b"ne"
+    assert connection.read(within(LONG_S)) == b"ne"
     with pytest.raises(httpx2.ReadTimeout):
-        connection.read(0.0)
+        connection.read(within(0.0))
     server.go.set()
-    assert connection.read(LONG_S) == b""
+    assert connection.read(within(LONG_S)) == b""
     assert connection.reusable
     connection.close()
 
@@ -841,7 +841,7 @@ def test_abort_while_waiting_for_headers(serve: Callable[..., Server]) -> None:
 
     server = serve(script)
     connection = asking(server)
-    error = aborted(connection, lambda: connection.read_head(LONG_S), lambda: server.requests)
+    error = aborted(connection, lambda: connection.read_head(within(LONG_S)), lambda: server.requests)
     assert isinstance(error, httpx2.ReadError)
     assert server.ended.wait(SOON_S)
 
@@ -855,9 +855,9 @@ def in_the_middle(peer: Peer) -> None:
 def test_abort_in_the_middle_of_a_body(serve: Callable[..., Server]) -> None:
     server = serve(in_the_middle)
     connection = asking(server)
-    connection.read_head(LONG_S)
-    assert connection.read(LONG_S) == b"one"
-    error = aborted(connection, lambda: connection.read(LONG_S), lambda: True)
+    connection.read_head(within(LONG_S))
+    assert connection.read(within(LONG_S)) == b"one"
+    error = aborted(connection, lambda: connection.read(within(LONG_S)), lambda: True)
     assert isinstance(error, httpx2.ReadError)
     assert server.ended.wait(SOON_S)
 
@@ -865,11 +865,11 @@ def test_abort_in_the_middle_of_a_body(serve: Callable[..., Server]) -> None:
 def test_abort_between_two_reads_fails_the_next(serve: Callable[..., Server]) -> None:
     server = serve(in_the_middle)
     connection = asking(server)
-    connection.read_head(LONG_S)
-    assert connection.read(LONG_S) == b"one"
+    connection.read_head(within(LONG_S))
+    assert connection.read(within(LONG_S)) == b"one"
     connection.abort()
     with Timed(SOON_S), pytest.raises(httpx2.ReadError):
-        connection.read(LONG_S)
+        connection.read(within(LONG_S))
     assert not connection.reusable
     connection.close()
     connection.close()
@@ -877,7 +877,7 @@ def test_abort_between_two_reads_fails_the_next(serve: Callable[..., Server]) ->
 
 
 def raise_at_the_end(connection: Connection) -> None:
-    while connection.read(LONG_S):
+    while connection.read(within(LONG_S)):
         pass
 
 
@@ -887,21 +887,21 @@ if monkey.is_module_patched("socket"):
         """Under gevent, where a wait is a watcher that `close` takes away; a thread's `poll` is ended by `abort`."""
         server = serve(in_the_middle)
         connection = asking(server)
-        connection.read_head(LONG_S)
-        assert connection.read(LONG_S) == b"one"
+        connection.read_head(within(LONG_S))
+        assert connection.read(within(LONG_S)) == b"one"
         threading.Timer(0.05, connection.close).start()
         with Timed(SOON_S), pytest.raises(httpx2.ReadError):
-            connection.read(LONG_S)
+            connection.read(within(LONG_S))
 
 
 @pytest.mark.parametrize("rest", [b"zz\r\n", b"-1\r\n", b"3\r\nthree!"])
 def test_what_came_in_one_read_before_broken_bytes_is_given_first(serve: Callable[..., Server], rest: bytes) -> None:
     server = serve(once(CHUNKED + b"3\r\none\r\n3\r\ntwo\r\n" + rest))
     connection = asking(server)
-    connection.read_head(LONG_S)
-    read = connection.read(LONG_S)
+    connection.read_head(within(LONG_S))
+    read = connection.read(within(LONG_S))
     while len(read) < 6:  # the kernel may bring it in two reads
-        read += connection.read(LONG_S)
+        read += connection.read(within(LONG_S))
     assert read.startswith(b"onetwo")
     for _ in range(2):  # and stays so
         with pytest.raises(httpx2.RemoteProtocolError):
@@ -1110,13 +1110,13 @@ def test_a_tls_record_drop_by_drop_ends_by_the_clock_and_goes_on(
     inner = serve(script, identity(certificates, "good"))
     outer = serve(between(inner.port, onward))
     connection = asking(outer, trusting)
-    assert connection.read_head(LONG_S).status == 200
+    assert connection.read_head(within(LONG_S)).status == 200
     slow.set()
     inner.go.set()
     with Timed(SOON_S), pytest.raises(httpx2.ReadTimeout):
-        connection.read(0.3)
+        connection.read(within(0.3))
     outer.go.set()
-    assert b"".join(iter(lambda: connection.read(LONG_S), b"")) == b"x" * 3000
+    assert b"".join(iter(lambda: connection.read(within(LONG_S)), b"")) == b"x" * 3000
     assert connection.reusable
     connection.close()
 
@@ -1135,9 +1135,9 @@ def test_abort_in_the_middle_of_a_body_over_tls(
 ) -> None:
     server = serve(in_the_middle, identity(certificates, "good"))
     connection = asking(server, trusting)
-    connection.read_head(LONG_S)
-    assert connection.read(LONG_S) == b"one"
-    error = aborted(connection, lambda: connection.read(LONG_S), lambda: True)
+    connection.read_head(within(LONG_S))
+    assert connection.read(within(LONG_S)) == b"one"
+    error = aborted(connection, lambda: connection.read(within(LONG_S)), lambda: True)
     assert isinstance(error, httpx2.ReadError)
     assert server.ended.wait(SOON_S)
 

@@ -226,8 +226,9 @@ class OpenAIChatEncoder(Encoder):
 
     def relay(self, frames: bytes, events: list[Event]) -> bytes:
         """The end mark, and a usage that the provider left out, are written here; its frames hold all else."""
-        frames = line_safe(frames)
-        if not events:
+        if not frames.isascii():
+            frames = line_safe(frames)
+        if not events or (type(events[0]) is TextDelta and type(events[-1]) is TextDelta):
             return frames
         if isinstance(first := events[0], Started):
             self._begin(first)

@@ -6,7 +6,7 @@ import contextlib
 import re
 import ssl
 import time
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol
@@ -30,6 +30,7 @@ from ..events import Event
 from ..request import ChatRequest
 from ..stages import Stage
 from ..targets import Target
+from ..transport import Body
 
 
 class Reader(Stage[bytes, list[Event]], Protocol):
@@ -51,23 +52,26 @@ class Reader(Stage[bytes, list[Event]], Protocol):
 class Upstream:
     """An upstream response whose headers have come: the body's chunks as they arrive, and the reader for them.
 
-    `chunks` raises httpx2's exceptions; `close` may be called at any time and more than once, and gives the connection
-    back where the body was read to its end.
+    `read` gives what has come of the body, b"" at its end, and raises httpx2's exceptions; `close` may be called at any
+    time and more than once, and gives the connection back where the body was read to its end.
     """
 
     def __init__(self, response: httpx2.Response, reader: Reader, clock: Clock) -> None:
         self.reader = reader
         self._response = response
         # Our transport's own body, unless it is compressed: httpx2's wrapping costs more than reading does.
-        body: Iterable[bytes] | None = response.extensions.get("body")
+        body: Body | None = response.extensions.get("body")
+        self.read: Callable[[], bytes]
         if body is None or "content-encoding" in response.headers:
-            body = _in_turns(response.iter_bytes(), clock)
-        self.chunks = iter(body)
+            turns = _in_turns(response.iter_bytes(), clock)
+            self.read = lambda: next(turns, b"")
+        else:
+            self.read = body.read
 
     def drain(self) -> None:
         """Read what is left, so that the connection can be used again. Only after the answer's end."""
         with contextlib.suppress(httpx2.HTTPError):
-            for _ in self.chunks:
+            while self.read():
                 pass
 
     def close(self) -> None:

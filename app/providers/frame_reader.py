@@ -82,12 +82,17 @@ class FrameReader(ABC):
     def feed(self, chunk: bytes) -> list[Event]:
         self.frames = self._none
         events: list[Event] = []
-        if not self._ended:
-            try:
-                if text := self._splitter.feed(chunk):
-                    self._read_text(text, events)
-            except FrameTooLarge:
-                self._settle(StreamBroken("the provider sent a single event that is too large"), events)
+        if self._ended:
+            return events
+        try:
+            text = self._splitter.feed(chunk)
+        except FrameTooLarge:
+            self._settle(StreamBroken("the provider sent a single event that is too large"), events)
+            return events
+        if self._start is None and text.count(b"\n") == self._lines and text.startswith(self._opened):
+            self._read_run(text, True, events)  # where tokens come one by one
+        elif text:
+            self._read_text(text, events)
         return events
 
     def finish(self, error: ProviderError | None = None) -> list[Event]:
@@ -114,36 +119,32 @@ class FrameReader(ABC):
         while (before := text.rfind(b"\n\n", at, end - 2)) >= 0 and not text.startswith(self._opened, before + 2):
             end = before + 2
         plain = text[at:end]
-        datas = self._plain_frames(plain)
-        read = self._read_plain(datas, events)
-        if read and read == len(datas):
-            self._relay(plain)
-        else:
-            parts = blocks(plain)
-            if read:
-                self._relay(b"\n\n".join(parts[:read]) + b"\n\n")
-            self._read_blocks(parts[read:], events)
+        self._read_run(plain, plain.count(b"\n") == self._lines, events)
         if end < len(text):
             self._read_blocks(blocks(text[end:]), events)
 
-    def _plain_frames(self, text: bytes) -> list[Any]:
-        """The data of frames of which the first is plain, if all are; else nothing."""
-        ends = text.count(b"\n")
+    def _read_run(self, text: bytes, one: bool, events: list[Event]) -> None:
+        """Frames of which the first is plain, in one go if all are. `one`: there is only this one."""
         skip = len(self.PLAIN)
-        lines = text[skip:]
-        one = ends == self._lines  # as where tokens come one by one
-        if not one:
-            lines = lines.replace(self._between, b"\n")
+        lines = text[skip:] if one else text[skip:].replace(self._between, b"\n")
         try:
             datas = self._decode_lines(lines)
         except UNREADABLE:
-            return []
-        if one:
-            return datas
-        # Each frame but the first has lost its prefix and a line end, and no line stood there beside them.
+            datas = []
         count = len(datas)
-        lost = len(text) - skip - len(lines)
-        return datas if ends == count * self._lines and lost == (count - 1) * (skip + 1) else []
+        # Each frame but the first has lost its prefix and a line end, and no line stood there beside them.
+        if not one and (
+            text.count(b"\n") != count * self._lines or len(text) - skip - len(lines) != (count - 1) * (skip + 1)
+        ):
+            datas = []
+        read = self._read_plain(datas, events)
+        if read and read == count:
+            self._relay(text)
+            return
+        parts = blocks(text)
+        if read:
+            self._relay(b"\n\n".join(parts[:read]) + b"\n\n")
+        self._read_blocks(parts[read:], events)
 
     def _relay(self, frames: bytes) -> None:
         if self.frames is not None:

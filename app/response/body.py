@@ -13,8 +13,8 @@ may.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping
-from typing import Any
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, Protocol
 
 from flask import Response, stream_with_context
 
@@ -25,7 +25,14 @@ from ..formats.base import json_bytes
 
 log = logging.getLogger("sluiceway")
 
-Batches = Generator[Batch, None, None]
+
+class Batches(Protocol):
+    """Where an answer comes from: `read` until a batch has ended, `close` at any time and more than once."""
+
+    def read(self) -> Batch: ...
+
+    def close(self) -> None: ...
+
 
 # Right behind every proxy we know of: no cache and no compressor may wait for more of the body, and nginx does not
 # buffer it (it strips X-Accel-Buffering). Never `Connection`: it is the server's.
@@ -35,13 +42,20 @@ STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering"
 def streamed(first: Batch, rest: Batches, encoder: Encoder, mimetype: str, *, request_id: str) -> Response:
     """The response of an answer whose first batch is known. Closing it closes `rest`, also if it never started."""
     # `mimetype`, not `content_type`: Flask adds the charset, without which `requests` reads UTF-8 as Latin-1.
-    response = Response(
+    response = _Streamed(
         stream_with_context(_written(first, rest, encoder, request_id)), mimetype=mimetype, headers=STREAM_HEADERS
     )
     # A generator that was never started has no `finally` to run; this covers a client that is gone before the first
     # byte.
     response.call_on_close(rest.close)
     return response
+
+
+class _Streamed(Response):
+    """Hands its pieces on as they are: bytes already, which werkzeug would look at one by one."""
+
+    def iter_encoded(self) -> Iterator[bytes]:
+        return iter(self.response)  # type: ignore[arg-type]
 
 
 def whole(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -52,12 +66,14 @@ def whole(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 def _written(first: Batch, rest: Batches, encoder: Encoder, request_id: str) -> Generator[bytes, None, None]:
     ended = False
     try:
-        batch: Batch | None = first
-        while batch is not None:
+        batch = first
+        while True:
             ended, frames = batch.ended, batch.frames
             if data := encoder.feed(batch.events) if frames is None else encoder.relay(frames, batch.events):
                 yield data
-            batch = None if ended else next(rest, None)
+            if ended:
+                break
+            batch = rest.read()
     except Exception:
         log.exception("%s a stream failed by a defect of ours", request_id)
     finally:

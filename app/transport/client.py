@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import ssl
+import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -123,8 +124,9 @@ class _Fixed:
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds or _LONG_S
 
-    def remaining_s(self) -> float:
-        return self._seconds
+    @property
+    def due(self) -> float:
+        return time.monotonic() + self._seconds
 
 
 def _is_here(host: str) -> bool:
@@ -157,7 +159,7 @@ class Transport(httpx2.BaseTransport):
         try:
             write_s = timeout.get("write")
             connection.send(request.method, data, _LONG_S if write_s is None else write_s)
-            head = connection.read_head(clock.remaining_s())
+            head = connection.read_head(clock.due)
         except BaseException:
             connection.close()
             raise
@@ -185,10 +187,13 @@ class Body(httpx2.SyncByteStream):
         self._clock = clock
 
     def __iter__(self) -> Iterator[bytes]:
-        connection, clock = self._connection, self._clock
-        if connection is not None:
-            while data := connection.read(clock.remaining_s()):
-                yield data
+        while data := self.read():
+            yield data
+
+    def read(self) -> bytes:
+        """One piece, b"" at the end."""
+        connection = self._connection
+        return b"" if connection is None else connection.read(self._clock.due)
 
     def close(self) -> None:
         """Give the connection back, or close it where the body was not read to its end. More than once."""

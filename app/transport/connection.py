@@ -45,10 +45,11 @@ def _addresses(host: str, port: int) -> list[Any]:
 class Connection:
     """One exchange at a time: `connect`, then per exchange `send`, `read_head`, `read` until it gives b""."""
 
-    __slots__ = ("_aborted", "_broken", "_parser", "_recv", "_sock", "_waiter", "idle_since")
+    __slots__ = ("_aborted", "_broken", "_parser", "_recv", "_sock", "_tls", "_waiter", "idle_since")
 
     def __init__(self) -> None:
         self._sock: socket.socket | None = None
+        self._tls: ssl.SSLSocket | None = None  # the same, where it is one
         self._waiter: Waiter | None = None
         self._parser: ResponseParser | None = None
         self._recv: Callable[[int], bytes] = _nothing
@@ -81,6 +82,7 @@ class Connection:
         self._recv = sock.recv if isinstance(sock, ssl.SSLSocket) else getattr(sock, "_sock", sock).recv
         self._waiter = waiter = waiter_for(sock)
         if isinstance(sock, ssl.SSLSocket):
+            self._tls = sock
             self._shake_hands(sock, waiter, deadline)
         self._go_on()
 
@@ -117,7 +119,9 @@ class Connection:
 
     def send(self, method: str, data: bytes, timeout_s: float) -> None:
         """Begin an exchange. Raises httpx2's `WriteTimeout` and `WriteError`."""
-        sock, _ = self._open()
+        sock = self._sock
+        if self._aborted or sock is None:
+            raise httpx2.ReadError("the connection is closed")
         self._parser = ResponseParser(method)
         self._broken = None
         deadline = time.monotonic() + timeout_s
@@ -144,30 +148,31 @@ class Connection:
                 return sock.send(data)
         return 0
 
-    def read_head(self, timeout_s: float) -> ResponseParser:
-        """The parser once it knows status and headers. Raises `ReadTimeout`, after which it may be called again."""
-        deadline = time.monotonic() + timeout_s
-        parser = self._exchange()
-        while not parser.head_complete:
-            self._feed(parser, deadline)
+    def read_head(self, deadline: float) -> ResponseParser:
+        """The parser once it knows status and headers. Raises `ReadTimeout` at `deadline` (of `time.monotonic`), after
+        which it may be called again."""
+        parser = self._parser
+        while parser is None or not parser.head_complete:
+            parser = self._feed(deadline)
         return parser
 
-    def read(self, timeout_s: float) -> bytes:
+    def read(self, deadline: float) -> bytes:
         """What one read brought of the body, b"" at its end. Raises `ReadTimeout`, and may be called again then."""
-        deadline = time.monotonic() + timeout_s
-        parser = self._exchange()
-        while not (data := parser.take()) and not parser.complete:
-            self._feed(parser, deadline)
-        return data
+        parser = self._parser
+        while parser is None or not (parser.body or parser.complete):
+            parser = self._feed(deadline)
+        return parser.take()
 
-    def _feed(self, parser: ResponseParser, deadline: float) -> None:
+    def _feed(self, deadline: float) -> ResponseParser:
         """At most one read from the socket into the parser: over TLS, half a record is nothing yet."""
-        sock, waiter = self._open()
+        parser, waiter = self._parser, self._waiter
+        if parser is None or waiter is None or self._aborted:
+            raise httpx2.ReadError("no request was sent" if parser is None else "the connection is closed")
         if self._broken is not None:
             raise httpx2.RemoteProtocolError(str(self._broken))
         try:
             # TLS may hold decrypted bytes that the socket no longer shows.
-            if not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+            if self._tls is None or not self._tls.pending():
                 if time.monotonic() >= deadline or not waiter.readable(deadline):
                     raise httpx2.ReadTimeout("nothing to read in time")
                 if self._aborted:
@@ -177,23 +182,14 @@ class Connection:
             else:
                 parser.feed_eof()
         except (BlockingIOError, ssl.SSLWantReadError, TimeoutError):
-            return
+            pass
         except ProtocolError as exc:
             self._broken = exc
-            if not parser.has_data:  # otherwise what came before it is given first
+            if not parser.body:  # otherwise what came before it is given first
                 raise httpx2.RemoteProtocolError(str(exc)) from exc
         except OSError as exc:
             raise httpx2.ReadError(str(exc)) from exc
-
-    def _open(self) -> tuple[socket.socket, Waiter]:
-        if self._aborted or self._sock is None or self._waiter is None:
-            raise httpx2.ReadError("the connection is closed")
-        return self._sock, self._waiter
-
-    def _exchange(self) -> ResponseParser:
-        if self._parser is None:
-            raise httpx2.ReadError("no request was sent")
-        return self._parser
+        return parser
 
     @property
     def reusable(self) -> bool:

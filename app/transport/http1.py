@@ -35,12 +35,12 @@ class ResponseParser:
     """
 
     __slots__ = (
-        "_body",
         "_idle_bytes",
         "_length_known",
         "_no_body",
         "_parser",
         "_progress",
+        "body",
         "complete",
         "head_complete",
         "headers",
@@ -51,9 +51,9 @@ class ResponseParser:
 
     def __init__(self, method: str) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._body: list[bytes] = []
         self._idle_bytes = 0
         self._progress = False
+        self.body: list[bytes] = []  # what `take` has not taken yet
         self._length_known = False
         self._no_body = method == "HEAD"
         self.status = 0
@@ -95,13 +95,9 @@ class ResponseParser:
         self.complete = True
         self.reusable = False
 
-    @property
-    def has_data(self) -> bool:
-        return bool(self._body)
-
     def take(self) -> bytes:
         """The body bytes since the last call."""
-        body = self._body
+        body = self.body
         if not body:
             return b""
         data = body[0] if len(body) == 1 else b"".join(body)
@@ -139,7 +135,7 @@ class ResponseParser:
 
     def on_body(self, data: bytes) -> None:
         if not self.complete:
-            self._body.append(data)
+            self.body.append(data)
             self._progress = True
 
     def on_message_complete(self) -> None:
