@@ -21,11 +21,11 @@ rooms on one floor do not import each other (tests/test_house.py holds it):
     5  flow.py                           the whole way
     4  attempts.py, books.py, response/  one answer from tries; its books; the WSGI body
     3  providers/, formats/              many of a kind, one file each; `__init__` the registry, `base.py` the contract
-    2  targets.py, transport/, local_model.py
-                                         a name's provider and model; the HTTP under the SDK clients; the embedded
-                                         model's process
-    1  events.py, request.py, settings.py, clock.py
-                                         the words; the knobs; the clocks of an answer
+    2  targets.py, admission.py, transport/, local_model.py
+                                         a name's provider and model; a worker's open streams; the HTTP under the SDK
+                                         clients; the embedded model's process
+    1  events.py, request.py, settings.py, clock.py, cancel.py
+                                         the words; the knobs; the clocks of an answer; its end from outside
     0  errors.py, registry.py, stages.py
                                          the error tree; name -> class; the shape feed/finish
 
@@ -86,6 +86,18 @@ class Sluiceway:
             app.register_blueprint(DOORS[name], url_prefix=self._url_prefix or None)
         if settings.without_effect:
             log.warning("settings without effect in this version: %s", ", ".join(settings.without_effect))
+
+    def drain(self) -> None:
+        """The worker is about to end: `/readyz` says so. Streams go on, and nobody is refused yet."""
+        self.house.admission.drain()
+
+    def end_streams(self) -> None:
+        """End every open stream with a `draining` event of its own, and refuse new ones."""
+        self.house.admission.end()
+
+    @property
+    def open_streams(self) -> int:
+        return len(self.house.admission)
 
     def close(self) -> None:
         """Give back the pooled connections to the providers. A server need not; tests that make many apps want to."""

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import msgspec
 from flask import Response
 
+from .admission import Admission
 from .attempts import Attempt
 from .books import Books
 from .clock import Clock
@@ -40,6 +41,7 @@ class House(msgspec.Struct, frozen=True):
     settings: Settings
     targets: Targets
     providers: Mapping[str, Provider]
+    admission: Admission
 
 
 def build(settings: Settings) -> House:
@@ -50,7 +52,7 @@ def build(settings: Settings) -> House:
         table = settings.providers[name]
         local = (settings.local,) if table.kind == "local" else ()
         providers[name] = PROVIDERS[table.kind](name, table, settings.keys.get(name, ""), *local)
-    return House(settings, targets, providers)
+    return House(settings, targets, providers, Admission(settings.server.max_streams))
 
 
 def answer(house: House, form: Format, request: ChatRequest, target: Target, *, request_id: str) -> Response:
