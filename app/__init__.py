@@ -11,14 +11,15 @@ An answer's way through the house:
     events.py     what an answer is    the words every room speaks
     books.py      what it came to      events                 -> events, counted
     formats/      how it is written    events                 -> bytes in the client's own wire format
-    response/     how it is sent       bytes -> client
+    response/     how it is sent       bytes -> client, heartbeats; its departure -> the answer's end
 
 `flow.py` spells this way in one function; `web/` opens the doors to it. A file imports only from a lower floor, and
 rooms on one floor do not import each other (tests/test_house.py holds it):
 
-    7  __init__.py                       create_app, the Sluiceway extension, this map
-    6  web/                              the doors: one blueprint a file; the page
-    5  flow.py                           the whole way
+    8  __init__.py                       create_app, the Sluiceway extension, this map
+    7  web/                              the doors: one blueprint a file; the page
+    6  flow.py                           the whole way
+    5  answers.py                        one answer from beginning to end
     4  attempts.py, books.py, response/  one answer from tries; its books; the WSGI body
     3  providers/, formats/              many of a kind, one file each; `__init__` the registry, `base.py` the contract
     2  targets.py, admission.py, transport/, local_model.py
@@ -26,8 +27,8 @@ rooms on one floor do not import each other (tests/test_house.py holds it):
                                          clients; the embedded model's process
     1  events.py, request.py, settings.py, clock.py, cancel.py
                                          the words; the knobs; the clocks of an answer; its end from outside
-    0  errors.py, registry.py, stages.py
-                                         the error tree; name -> class; the shape feed/finish
+    0  errors.py, registry.py, stages.py, task.py
+                                         the error tree; name -> class; the shape feed/finish; a call beside the caller
 
 Beside the house stands `testing/`: a fake provider that is a real server, and its pytest plugin. It imports nothing
 from here.

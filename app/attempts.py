@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import httpx2
 
+from .cancel import Cancel
 from .clock import Clock
-from .errors import IdleTimeout, StreamBroken
-from .events import TERMINAL, Batch, Event, Started
+from .errors import ProviderError, StreamBroken
+from .events import TERMINAL, Batch, Event, Finished, Started
 from .providers import Provider
 from .request import ChatRequest
 from .targets import Target
@@ -28,35 +29,43 @@ class Attempt:
     """
 
     def __init__(
-        self, provider: Provider, request: ChatRequest, target: Target, clock: Clock, *, request_id: str
+        self, provider: Provider, request: ChatRequest, target: Target, clock: Clock, cancel: Cancel, *, request_id: str
     ) -> None:
         self._clock = clock
-        self._ended = False
-        self._upstream = provider.open(request, target, clock, request_id=request_id)
+        self._cancel = cancel
+        self._whole = False
+        try:
+            self._upstream = provider.open(request, target, clock, cancel, request_id=request_id)
+        except ProviderError:
+            if cancel.error is not None:
+                raise cancel.error from None
+            raise
 
-    def read(self) -> Batch:
-        """What the next upstream read completed; the last batch has the terminal event."""
+    def read(self, until: float) -> Batch | None:
+        """What the next upstream read completed, None where nothing has come by `until` (of `time.monotonic`). The last
+        batch has the terminal event."""
         upstream = self._upstream
-        while True:
-            events = self._read()
+        while (events := self._read(until)) is not None:
             frames = upstream.reader.frames
             if events or frames:
-                self._ended = bool(events) and isinstance(events[-1], TERMINAL)
-                return Batch(events, frames, self._ended)
+                ended = bool(events) and isinstance(events[-1], TERMINAL)
+                self._whole = ended and isinstance(events[-1], Finished)
+                return Batch(events, frames, ended)
+        return None
 
-    def _read(self) -> list[Event]:
-        """The events of one upstream read."""
+    def _read(self, until: float) -> list[Event] | None:
+        """The events of one upstream read, None where there was none in time."""
         clock, reader = self._clock, self._upstream.reader
         try:
-            chunk = self._upstream.read()
+            chunk = self._upstream.read(until)
         except httpx2.TimeoutException:
-            return reader.finish(clock.alarm() or IdleTimeout("the provider fell silent; try again"))
+            alarm = clock.alarm()
+            return None if alarm is None else reader.finish(alarm)
         except httpx2.HTTPError:
-            return reader.finish(
-                StreamBroken("the connection to the provider broke before the answer was complete; try again")
-            )
+            broken = StreamBroken("the connection to the provider broke before the answer was complete; try again")
+            return reader.finish(self._cancel.error or broken)
         if not chunk:
-            return reader.finish()
+            return reader.finish(self._cancel.error)
         events = reader.feed(chunk)
         if reader.answered:
             clock.answer_complete()
@@ -69,8 +78,8 @@ class Attempt:
         return events
 
     def close(self) -> None:
-        if self._ended:
-            self._ended = False
+        if self._whole:  # only the end of the body is missing
+            self._whole = False
             self._clock.answer_ended()
             self._upstream.drain()
         self._upstream.close()

@@ -1,28 +1,26 @@
 """An answer's whole way, from a client's body to bytes in the client's own format.
 
     what was asked      form.parse          body         -> ChatRequest
-    who answers         targets, Attempt    ChatRequest  -> batches of events
-    what it came to     Books               events       -> events, counted
+    who answers         targets, Answer     ChatRequest  -> batches of events, counted
     how it is written   form.encoder        events       -> bytes
     how it is sent      response            bytes        -> client
 
-The first event decides the status line: until the answer has begun, a failure is an HTTP status of its own;
-afterwards it is an error event in the stream.
+The first event decides the status line: until the answer has begun, a failure is an HTTP status of its own; afterwards
+it is an error event in the stream. Where none comes within `hold_s`, the status line goes out with a heartbeat.
 """
 
 from __future__ import annotations
 
-import logging
+import math
+import time
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from flask import Response
 
 from .admission import Admission
-from .attempts import Attempt
-from .books import Books
-from .clock import Clock
-from .errors import ProviderAuth, SluicewayError
+from .answers import Answer
 from .events import Batch, Event, Failed, Started, Usage
 from .formats import Format
 from .formats.base import WholeAnswer
@@ -31,8 +29,6 @@ from .request import ChatRequest
 from .response import streamed, whole
 from .settings import Settings
 from .targets import Target, Targets
-
-log = logging.getLogger("sluiceway")
 
 
 class House(msgspec.Struct, frozen=True):
@@ -55,87 +51,69 @@ def build(settings: Settings) -> House:
     return House(settings, targets, providers, Admission(settings.server.max_streams))
 
 
-def answer(house: House, form: Format, request: ChatRequest, target: Target, *, request_id: str) -> Response:
-    """The response to `request`, streamed or whole. Raises `SluicewayError` for what fails before the first byte."""
-    source = Answer(house, request, target, request_id)
+def answer(
+    house: House,
+    form: Format,
+    request: ChatRequest,
+    target: Target,
+    *,
+    request_id: str,
+    environ: Mapping[str, Any],
+) -> Response:
+    """The response to `request`, streamed or whole. Raises `SluicewayError` for what fails before the first byte.
+
+    `environ` is the WSGI request's, for the client's socket in it.
+    """
+    provider = house.providers[target.provider]
+    source = Answer(provider, house.admission, request, target, request_id=request_id, environ=environ)
+    server = house.settings.server
     try:
         if not request.stream:
-            folded = WholeAnswer()
-            ended = False
-            while not ended:
-                batch = source.read()
-                folded.feed(batch.events)
-                ended = batch.ended
+            folded = _folded(source)
             source.close()
             return whole(form.whole(request, folded))
-        first = _begin(source)
+        first = _begin(source, time.monotonic() + server.hold_s)
     except BaseException:
         source.close()
         raise
-    return streamed(first, source, form.encoder(request), form.mimetype, request_id=request_id)
+    return streamed(
+        first,
+        source,
+        form.encoder(request),
+        form.mimetype,
+        heartbeat_s=server.heartbeat_s,
+        request_id=request_id,
+    )
 
 
-class Answer:
-    """The answer in batches, counted; a failure is logged here, wherever it shows itself to the client.
-
-    `read` until a batch has ended; the first one connects and raises what fails before the headers. `close` at any time
-    and more than once.
-    """
-
-    def __init__(self, house: House, request: ChatRequest, target: Target, request_id: str) -> None:
-        self._request = request
-        self._target = target
-        self._provider = house.providers[target.provider]
-        self._request_id = request_id
-        times = target.timeouts
-        self._clock = Clock(first_token_s=times.first_token_s, idle_s=times.idle_s, total_s=times.total_s)
-        self._books = Books(request, self._clock.elapsed_s)
-        self._attempt: Attempt | None = None
-
-    def read(self) -> Batch:
-        attempt = self._attempt or self._open()
-        batch = attempt.read()
-        if batch.events:
-            batch.events = self._books.feed(batch.events)
-            if batch.ended and isinstance(last := batch.events[-1], Failed):
-                last.error.request_id = self._request_id
-                _log_failure(last.error, self._target, self._request_id)
-        return batch
-
-    def _open(self) -> Attempt:
-        try:
-            self._attempt = Attempt(
-                self._provider, self._request, self._target, self._clock, request_id=self._request_id
-            )
-        except SluicewayError as exc:
-            _log_failure(exc, self._target, self._request_id)
-            raise
-        return self._attempt
-
-    def close(self) -> None:
-        if self._attempt is not None:
-            self._attempt.close()
+def _folded(source: Answer) -> WholeAnswer:
+    folded = WholeAnswer()
+    ended = False
+    while not ended:
+        if (batch := source.read(math.inf)) is not None:
+            folded.feed(batch.events)
+            ended = batch.ended
+    return folded
 
 
-def _begin(source: Answer) -> Batch:
-    """What came up to the first event that says something; raises the error of an answer that failed before that."""
-    first = source.read()
-    while (said := _first_said(first)) is None:
-        more = source.read()
-        first.events += more.events
-        first.ended = more.ended
-        if first.frames is not None and more.frames is not None:
-            first.frames += more.frames
-    if isinstance(said, Failed):
-        raise said.error
-    return first
+def _begin(source: Answer, until: float) -> Batch | None:
+    """What came up to the first event that says something, or until then (None: nothing); raises the error of an answer
+    that failed before that."""
+    begun: Batch | None = None
+    while (more := source.read(until)) is not None:
+        if begun is None:
+            begun = more
+        else:
+            begun.events += more.events
+            begun.ended = more.ended
+            if begun.frames is not None and more.frames is not None:
+                begun.frames += more.frames
+        if (said := _first_said(begun)) is not None:
+            if isinstance(said, Failed):
+                raise said.error
+            break
+    return begun
 
 
 def _first_said(batch: Batch) -> Event | None:
     return next((event for event in batch.events if not isinstance(event, Started | Usage)), None)
-
-
-def _log_failure(error: SluicewayError, target: Target, request_id: str) -> None:
-    # A key the provider refuses stays refused until a person acts: that one is loud.
-    level = logging.ERROR if isinstance(error, ProviderAuth) else logging.WARNING
-    log.log(level, "%s %s code=%s: %s", request_id, target.name, error.code, error.message)

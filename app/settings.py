@@ -60,11 +60,6 @@ SECRET = frozenset({"server.api_keys_sha256", "local.api_key", "providers.*.api_
 # starts, and named in a warning at start, so that nobody believes it acts. Remove a key here when it does.
 NOT_YET = frozenset(
     {
-        "server.heartbeat_s",
-        "server.hold_s",
-        "server.max_streams",
-        "server.write_timeout_s",
-        "server.drain_s",
         "server.cors_origins",
         "retry",
         "breaker",

@@ -6,8 +6,9 @@ import builtins
 from collections.abc import Iterator
 
 from app import create_app
+from app.cancel import Cancel
 from app.clock import Clock
-from app.errors import ProviderError
+from app.errors import SluicewayError
 from app.events import Event, Finished, Started, TextDelta
 from app.request import ChatRequest
 from app.targets import Target
@@ -20,7 +21,7 @@ class OneWord:
     def feed(self, chunk: bytes) -> list[Event]:
         return [Started(id="1", model="m", provider="openai", created=0), TextDelta(text=chunk.decode())]
 
-    def finish(self, error: ProviderError | None = None) -> list[Event]:
+    def finish(self, error: SluicewayError | None = None) -> list[Event]:
         return [Finished(reason="stop")]
 
 
@@ -30,7 +31,7 @@ class RaisingUpstream:
     def __init__(self, fault: str) -> None:
         name, _, first = fault.partition("-")
         chunks = self._chunks(getattr(builtins, name), at_once=bool(first))
-        self.read = chunks.__next__
+        self.read = lambda until: next(chunks)
 
     def _chunks(self, fault: type[Exception], *, at_once: bool) -> Iterator[bytes]:
         if not at_once:
@@ -45,7 +46,9 @@ class RaisingUpstream:
 
 
 class BrokenProvider:
-    def open(self, request: ChatRequest, target: Target, clock: Clock, *, request_id: str) -> RaisingUpstream:
+    def open(
+        self, request: ChatRequest, target: Target, clock: Clock, cancel: Cancel, *, request_id: str
+    ) -> RaisingUpstream:
         return RaisingUpstream(target.model)
 
     def close(self) -> None:

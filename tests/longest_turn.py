@@ -8,11 +8,13 @@ that came between two turns of another greenlet.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 
 import gevent
 
+from app.cancel import Cancel
 from app.clock import Clock
 from app.events import Started
 from app.providers.base import Upstream
@@ -37,7 +39,8 @@ def main(base_url: str, alone: bool) -> int:
     with http_client(base_url) as client:
         request = client.build_request("POST", f"{base_url}/chat/completions", json=asked, timeout=60)
         response = client.send(request, stream=True)
-        chunks: Iterable[bytes] = response.iter_bytes() if alone else iter(Upstream(response, reader, clock).read, b"")
+        upstream = Upstream(response, reader, clock, Cancel())
+        chunks: Iterable[bytes] = response.iter_bytes() if alone else iter(lambda: upstream.read(math.inf), b"")
         gevent.spawn(another)
         taken = longest = since = 0
         seen = turns

@@ -419,11 +419,6 @@ def test_keys_without_effect_are_named(load: Load) -> None:
         "retry.max_backoff_s",
         "retry.max_retry_after_s",
         "server.cors_origins",
-        "server.drain_s",
-        "server.heartbeat_s",
-        "server.hold_s",
-        "server.max_streams",
-        "server.write_timeout_s",
         "store.resume_grace_s",
         "store.resume_ttl_s",
         "store.url",
@@ -435,10 +430,10 @@ def test_keys_without_effect_are_named(load: Load) -> None:
 
 def test_they_are_warned_about_at_start(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICEWAY_CONFIG", os.devnull)
-    monkeypatch.setenv("SLUICEWAY_SERVER__DRAIN_S", "5")
+    monkeypatch.setenv("SLUICEWAY_BREAKER__FAILURES", "5")
     with caplog.at_level(logging.WARNING, "sluiceway"):
         create_app({"SLUICEWAY_RETRY__ATTEMPTS": 5}).extensions["sluiceway"].close()
-    assert caplog.messages == ["settings without effect in this version: retry.attempts, server.drain_s"]
+    assert caplog.messages == ["settings without effect in this version: breaker.failures, retry.attempts"]
 
 
 def test_a_key_that_can_not_stand_in_a_header_is_refused_without_being_shown() -> None:

@@ -26,6 +26,7 @@ import pytest
 from conftest import ROOT, eventually, free_port, within
 from gevent import monkey
 
+from app.cancel import Cancel
 from app.clock import Clock
 from app.transport import clocked, http_client, pool
 from app.transport.client import Transport
@@ -591,7 +592,7 @@ def test_slow_headers_end_by_the_clock(serve: Callable[..., Server]) -> None:
     server = serve(script)
     clock = Clock(first_token_s=0.3, idle_s=LONG_S, total_s=LONG_S)
     with http_client(server.url) as client, Timed(SOON_S), pytest.raises(httpx2.ReadTimeout):
-        client.get(server.url, timeout=clocked(clock, connect_s=LONG_S))
+        client.get(server.url, timeout=clocked(clock, Cancel(), connect_s=LONG_S))
 
 
 def test_a_body_of_empty_progress_ends_by_the_clock(serve: Callable[..., Server]) -> None:
@@ -619,7 +620,7 @@ def test_the_clock_is_asked_at_every_read(serve: Callable[..., Server]) -> None:
     clock = Clock(first_token_s=LONG_S, idle_s=0.2, total_s=LONG_S)
     with (
         http_client(server.url) as client,
-        client.stream("GET", server.url, timeout=clocked(clock, connect_s=LONG_S)) as response,
+        client.stream("GET", server.url, timeout=clocked(clock, Cancel(), connect_s=LONG_S)) as response,
     ):
         pieces = iter(response.extensions["body"])
         assert next(pieces) == b"one"
@@ -773,7 +774,7 @@ def test_a_refusal_stays_a_refusal_whatever_its_body_does(then: str, serve: Call
     clock = Clock(first_token_s=0.5, idle_s=LONG_S, total_s=LONG_S)
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with http_client(server.url) as client, Timed(SOON_S):
-        request = client.build_request("GET", server.url, timeout=clocked(clock, connect_s=LONG_S))
+        request = client.build_request("GET", server.url, timeout=clocked(clock, Cancel(), connect_s=LONG_S))
         response = client.send(request, stream=True)
         assert (response.status_code, response.headers["retry-after"], response.read()) == (429, "7", b"")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 20_000

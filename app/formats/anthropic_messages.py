@@ -197,6 +197,8 @@ class AnthropicMessagesEncoder(Encoder):
     its own on the OpenAI wire, so there that is the end of the answer.
     """
 
+    HEARTBEAT = b'event: ping\ndata: {"type": "ping"}\n\n'  # the protocol's own; it may stand anywhere
+
     def __init__(self) -> None:
         self._index = -1
         self._open: str | None = None  # the type of the open block

@@ -21,6 +21,10 @@ from ..request import ChatRequest
 class Encoder(Protocol):
     """An answer's batches all come with a provider's frames, or all without; after a terminal event none comes."""
 
+    # A sign of life while nothing is said, allowed between any two pieces. No blank line after it: with one,
+    # fetch-event-source reports an empty message, and OpenAI's client fails on it after an `id:` (WIRE).
+    HEARTBEAT: ClassVar[bytes] = b": ping\n"
+
     def feed(self, events: list[Event], /) -> bytes:
         """The events as bytes on the wire."""
 

@@ -139,6 +139,8 @@ class NativeSSEEncoder(Encoder):
 
 
 class NDJSONEncoder(Encoder):
+    HEARTBEAT = b"\n"  # readers of JSON lines pass over an empty one
+
     def __init__(self) -> None:
         self._number = 0
 

@@ -22,6 +22,8 @@ class PlainText(SimpleFormat):
 
 
 class PlainTextEncoder(Encoder):
+    HEARTBEAT = b""  # whatever it were, it would stand in the text
+
     def __init__(self) -> None:
         self._at_line_start = True
 

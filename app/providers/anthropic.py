@@ -14,6 +14,7 @@ from typing import Any
 import anthropic
 import httpx2
 
+from ..cancel import Cancel
 from ..clock import Clock
 from ..events import Started
 from ..request import ChatRequest
@@ -45,7 +46,7 @@ class Anthropic:
             http_client=http_client(settings.base_url),
         )
 
-    def open(self, request: ChatRequest, target: Target, clock: Clock, *, request_id: str) -> Upstream:
+    def open(self, request: ChatRequest, target: Target, clock: Clock, cancel: Cancel, *, request_id: str) -> Upstream:
         payload = self.payload(request, target)
         headers = {"X-Request-ID": request_id}
         if request.dialect == "anthropic":
@@ -56,7 +57,7 @@ class Anthropic:
             response = self._client.post(
                 "/v1/messages",
                 body=payload,
-                options={"timeout": clocked(clock, connect_s=target.timeouts.connect_s), "headers": headers},
+                options={"timeout": clocked(clock, cancel, connect_s=target.timeouts.connect_s), "headers": headers},
                 cast_to=httpx2.Response,
                 stream=True,
                 stream_cls=anthropic.Stream[object],
@@ -66,7 +67,8 @@ class Anthropic:
         own_id = f"msg_{os.urandom(16).hex()}"
         start = Started(id=own_id, model=target.model, provider=self.name, created=int(time.time()))
         raw: Any = response  # declared as a Stream; with `cast_to=httpx2.Response` it is just that, unread
-        return Upstream(raw, AnthropicReader(start, secret=self._key, relay=request.relayable("anthropic")), clock)
+        reader = AnthropicReader(start, secret=self._key, relay=request.relayable("anthropic"))
+        return Upstream(raw, reader, clock, cancel)
 
     def close(self) -> None:
         self._client.close()

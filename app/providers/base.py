@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
+import socket
 import ssl
-import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Container
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol
 
 import httpx2
 
+from ..cancel import Cancel
 from ..clock import Clock
 from ..errors import (
     ContentFiltered,
@@ -25,12 +27,13 @@ from ..errors import (
     ProviderRateLimited,
     ProviderRejected,
     ProviderUnavailable,
+    SluicewayError,
 )
 from ..events import Event
 from ..request import ChatRequest
 from ..stages import Stage
 from ..targets import Target
-from ..transport import Body
+from ..task import Task
 
 
 class Reader(Stage[bytes, list[Event]], Protocol):
@@ -46,56 +49,80 @@ class Reader(Stage[bytes, list[Event]], Protocol):
     answered: bool
     frames: bytes | None
 
-    def finish(self, error: ProviderError | None = None) -> list[Event]: ...
+    def finish(self, error: SluicewayError | None = None) -> list[Event]: ...
 
 
 class Upstream:
     """An upstream response whose headers have come: the body's chunks as they arrive, and the reader for them.
 
-    `read` gives what has come of the body, b"" at its end, and raises httpx2's exceptions; `close` may be called at any
-    time and more than once, and gives the connection back where the body was read to its end.
+    `read(until)` gives what has come of the body, b"" at its end. It raises httpx2's exceptions, `ReadTimeout` where by
+    then (a time of `time.monotonic`), or when a clock has rung, nothing has come, after which it may be called again.
+    `close` may be called at any time and more than once, and gives the connection back where the body was read to its
+    end.
     """
 
-    def __init__(self, response: httpx2.Response, reader: Reader, clock: Clock) -> None:
+    def __init__(self, response: httpx2.Response, reader: Reader, clock: Clock, cancel: Cancel) -> None:
         self.reader = reader
-        self._response = response
         # Our transport's own body, unless it is compressed: httpx2's wrapping costs more than reading does.
-        body: Body | None = response.extensions.get("body")
-        self.read: Callable[[], bytes]
+        body: _Body | None = response.extensions.get("body")
         if body is None or "content-encoding" in response.headers:
-            turns = _in_turns(response.iter_bytes(), clock)
-            self.read = lambda: next(turns, b"")
-        else:
-            self.read = body.read
+            body = _Aside(response, clock, cancel)
+        self.read = body.read
+        self.close = body.close
 
     def drain(self) -> None:
         """Read what is left, so that the connection can be used again. Only after the answer's end."""
         with contextlib.suppress(httpx2.HTTPError):
-            while self.read():
+            while self.read(math.inf):
                 pass
 
-    def close(self) -> None:
-        self._response.close()
+
+class _Body(Protocol):
+    def read(self, until: float) -> bytes: ...
+
+    def close(self) -> None: ...
 
 
-TURN_BYTES = 64 * 1024
+class _Aside:
+    """A body that does not come straight from our transport: each piece is waited for in a task of its own.
 
-
-def _in_turns(chunks: Iterable[bytes], clock: Clock) -> Iterator[bytes]:
-    """A body that does not come straight from our transport, whose every read waits in the hub and looks at the clock.
-
-    httpx2's transport waits only where there is nothing to read, so a provider that is always quicker than we are
-    would keep all other streams of the worker waiting: after each `TURN_BYTES` they have their turn.
+    httpx2's transport can't go on with a read that was given up, and waits only where there is nothing to read: so the
+    task is kept until it is done, and to wait for one is to let the others have their turn.
     """
-    taken = 0
-    for chunk in chunks:
-        if clock.remaining_s() <= 0.0:
-            raise httpx2.ReadTimeout("nothing more in time")
-        yield chunk
-        taken += len(chunk)
-        if taken >= TURN_BYTES:
-            taken = 0
-            time.sleep(0)  # gevent's, where there is a hub
+
+    def __init__(self, response: httpx2.Response, clock: Clock, cancel: Cancel) -> None:
+        self._response = response
+        self._clock = clock
+        self._cancel = cancel
+        self._chunks = response.iter_bytes()
+        self._task: Task[bytes] | None = None
+        cancel.add(self._abort)
+
+    def read(self, until: float) -> bytes:
+        task = self._task = self._task or Task(self._next)
+        if not task.wait(min(until, self._clock.due)):
+            raise httpx2.ReadTimeout("nothing to read in time")
+        self._task = None
+        try:
+            return task.result()
+        except httpx2.TimeoutException as exc:  # its own; there is no going on after it
+            raise httpx2.ReadError(str(exc)) from exc
+
+    def _next(self) -> bytes:
+        return next(self._chunks, b"")
+
+    def _abort(self) -> None:
+        connection = self._response.extensions.get("network_stream")  # httpx2's; ours ends its connections itself
+        sock = connection.get_extra_info("socket") if connection is not None else None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._cancel.remove(self._abort)
+        if self._task is not None:  # a thread that reads would not notice that its socket is closed
+            self._abort()
+        self._response.close()
 
 
 class Prepared:
@@ -121,8 +148,9 @@ class Prepared:
 class Provider(Protocol):
     """One configured provider; made once a process, used by many greenlets or threads at a time."""
 
-    def open(self, request: ChatRequest, target: Target, clock: Clock, *, request_id: str) -> Upstream:
-        """Send the request and wait for the response's headers. Raises `ProviderError` and `InvalidRequest`."""
+    def open(self, request: ChatRequest, target: Target, clock: Clock, cancel: Cancel, *, request_id: str) -> Upstream:
+        """Send the request and wait for the response's headers. Raises `ProviderError` and `InvalidRequest`; `cancel`
+        ends the connection in every phase, which looks like one that broke."""
 
     def close(self) -> None:
         """Give back the pooled connections."""

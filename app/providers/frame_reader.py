@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ..errors import ProviderError, StreamBroken
+from ..errors import SluicewayError, StreamBroken
 from ..events import Event, Failed, Finished, Started, ToolCallDelta, ToolCallEnded, ToolCallStarted, Usage
 from .base import error_parts, provider_failure
 from .sse import Frame, FrameSplitter, FrameTooLarge, blocks, read_frame
@@ -95,7 +95,7 @@ class FrameReader(ABC):
             self._read_text(text, events)
         return events
 
-    def finish(self, error: ProviderError | None = None) -> list[Event]:
+    def finish(self, error: SluicewayError | None = None) -> list[Event]:
         self.frames = self._none
         events: list[Event] = []
         if not self._ended and error is None:
@@ -206,7 +206,7 @@ class FrameReader(ABC):
         del self._open_calls[call.call_id]
         events += call.ended()
 
-    def _settle(self, error: ProviderError, events: list[Event]) -> None:
+    def _settle(self, error: SluicewayError, events: list[Event]) -> None:
         """The stream can't go on: a success where the answer itself is whole, otherwise `error`."""
         if self.answered:
             self._relay(self.END)
@@ -222,7 +222,7 @@ class FrameReader(ABC):
             events.append(usage)
         events.append(self._finished())
 
-    def _fail(self, error: ProviderError, events: list[Event]) -> None:
+    def _fail(self, error: SluicewayError, events: list[Event]) -> None:
         self._ended = True
         if self._start is None and (usage := self._counted()) is not None:
             events.append(usage)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..cancel import Cancel
 from ..clock import Clock
 from ..errors import InvalidRequest, ProviderNotConfigured
 from ..request import ChatRequest
@@ -33,12 +34,12 @@ class Local(OpenAI):
         address = f"http://127.0.0.1:{local.port or 9}/v1"
         super().__init__(name, settings.model_copy(update={"base_url": address}), local.api_key or "")
 
-    def open(self, request: ChatRequest, target: Target, clock: Clock, *, request_id: str) -> Upstream:
+    def open(self, request: ChatRequest, target: Target, clock: Clock, cancel: Cancel, *, request_id: str) -> Upstream:
         if not self._running:
             raise ProviderNotConfigured(
                 "the embedded model is not running; start the server with gunicorn and its gunicorn.conf.py (make run)"
             )
-        return super().open(request, target, clock, request_id=request_id)
+        return super().open(request, target, clock, cancel, request_id=request_id)
 
     def payload(self, request: ChatRequest, target: Target) -> dict[str, Any]:
         body = super().payload(request, target)

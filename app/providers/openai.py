@@ -16,6 +16,7 @@ import httpx2
 import openai
 from openai import RequestOptions
 
+from ..cancel import Cancel
 from ..clock import Clock
 from ..events import Started
 from ..request import ChatRequest
@@ -53,14 +54,14 @@ class OpenAI:
         own = self._client.base_url.host.endswith((".openai.com", ".azure.com"))
         self._max_tokens_field = "max_completion_tokens" if own else "max_tokens"
 
-    def open(self, request: ChatRequest, target: Target, clock: Clock, *, request_id: str) -> Upstream:
+    def open(self, request: ChatRequest, target: Target, clock: Clock, cancel: Cancel, *, request_id: str) -> Upstream:
         try:
             response = self._client.post(
                 "/chat/completions",
                 body=self.payload(request, target),
                 options={
                     **_SAID,
-                    "timeout": clocked(clock, connect_s=target.timeouts.connect_s),
+                    "timeout": clocked(clock, cancel, connect_s=target.timeouts.connect_s),
                     "headers": {"X-Request-ID": request_id},
                 },
                 cast_to=httpx2.Response,
@@ -80,7 +81,7 @@ class OpenAI:
             relay_usage=request.include_usage,
             keep_model=self.keep_model,
         )
-        return Upstream(raw, reader, clock)
+        return Upstream(raw, reader, clock, cancel)
 
     def close(self) -> None:
         self._client.close()

@@ -13,6 +13,7 @@ may.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -27,9 +28,10 @@ log = logging.getLogger("sluiceway")
 
 
 class Batches(Protocol):
-    """Where an answer comes from: `read` until a batch has ended, `close` at any time and more than once."""
+    """Where an answer comes from: `read(until)` until a batch has ended (None: nothing by then, of `time.monotonic`),
+    `close` at any time and more than once."""
 
-    def read(self) -> Batch: ...
+    def read(self, until: float) -> Batch | None: ...
 
     def close(self) -> None: ...
 
@@ -39,11 +41,16 @@ class Batches(Protocol):
 STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 
-def streamed(first: Batch, rest: Batches, encoder: Encoder, mimetype: str, *, request_id: str) -> Response:
-    """The response of an answer whose first batch is known. Closing it closes `rest`, also if it never started."""
+def streamed(
+    first: Batch | None, rest: Batches, encoder: Encoder, mimetype: str, *, heartbeat_s: float, request_id: str
+) -> Response:
+    """The response of an answer that begins with `first` (None: with a heartbeat). Closing it closes `rest`, also if it
+    never started."""
     # `mimetype`, not `content_type`: Flask adds the charset, without which `requests` reads UTF-8 as Latin-1.
     response = _Streamed(
-        stream_with_context(_written(first, rest, encoder, request_id)), mimetype=mimetype, headers=STREAM_HEADERS
+        stream_with_context(_written(first, rest, encoder, heartbeat_s, request_id)),
+        mimetype=mimetype,
+        headers=STREAM_HEADERS,
     )
     # A generator that was never started has no `finally` to run; this covers a client that is gone before the first
     # byte.
@@ -63,17 +70,22 @@ def whole(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return Response(json_bytes(value), status, mimetype="application/json", headers=dict(headers or {}))
 
 
-def _written(first: Batch, rest: Batches, encoder: Encoder, request_id: str) -> Generator[bytes, None, None]:
+def _written(
+    first: Batch | None, rest: Batches, encoder: Encoder, heartbeat_s: float, request_id: str
+) -> Generator[bytes, None, None]:
     ended = False
     try:
         batch = first
         while True:
-            ended, frames = batch.ended, batch.frames
-            if data := encoder.feed(batch.events) if frames is None else encoder.relay(frames, batch.events):
-                yield data
-            if ended:
-                break
-            batch = rest.read()
+            if batch is None:
+                yield encoder.HEARTBEAT  # where there is none, at least the headers go out
+            else:
+                ended, frames = batch.ended, batch.frames
+                if data := encoder.feed(batch.events) if frames is None else encoder.relay(frames, batch.events):
+                    yield data
+                if ended:
+                    break
+            batch = rest.read(time.monotonic() + heartbeat_s)
     except Exception:
         log.exception("%s a stream failed by a defect of ours", request_id)
     finally:

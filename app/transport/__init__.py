@@ -15,6 +15,6 @@ Where a proxy is configured (`HTTPS_PROXY`), httpx2's own transport serves, and 
 had left when the request began.
 """
 
-from .client import Body, clocked, http_client
+from .client import clocked, http_client
 
-__all__ = ["Body", "clocked", "http_client"]
+__all__ = ["clocked", "http_client"]

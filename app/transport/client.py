@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import math
 import ssl
 import time
 import urllib.request
@@ -12,6 +13,7 @@ from typing import Any
 
 import httpx2
 
+from ..cancel import Cancel
 from ..clock import Clock
 from .connection import Connection
 from .http1 import ProtocolError, request_bytes
@@ -23,13 +25,15 @@ MAX_ERROR_BYTES = 256 * 1024  # of a refusal's body; a larger one says nothing t
 
 class _ClockedTimeout(httpx2.Timeout):
     clock: Clock
+    cancel: Cancel
 
 
-def clocked(clock: Clock, *, connect_s: float) -> httpx2.Timeout:
-    """The `timeout=` of an SDK call whose answer runs under `clock`."""
+def clocked(clock: Clock, cancel: Cancel, *, connect_s: float) -> httpx2.Timeout:
+    """The `timeout=` of an SDK call whose answer runs under `clock`, and ends when `cancel` is set."""
     left = clock.remaining_s()
     timeout = _ClockedTimeout(connect=connect_s, read=left, write=left, pool=left)
     timeout.clock = clock
+    timeout.cancel = cancel
     return timeout
 
 
@@ -38,7 +42,7 @@ _parsed = functools.lru_cache(maxsize=64)(httpx2.URL)
 
 
 class _Client(httpx2.Client):
-    """Hands the clock of a clocked timeout to the transport (the SDKs pass `timeout=` on, but no `extensions=`), and
+    """Hands clock and cancel of a clocked timeout to the transport (the SDKs pass `timeout=` on, but no `extensions=`);
     keeps a refusal a refusal: where its body breaks off, stalls, never ends or is badly compressed, the SDKs would
     raise the body's trouble, and the status with its Retry-After would be lost.
 
@@ -56,7 +60,8 @@ class _Client(httpx2.Client):
             return super().build_request(method, url, **kwargs)
         content = kwargs.get("content")
         if self._straight is None or not isinstance(content, bytes) or kwargs.get("params"):
-            kwargs["extensions"] = {**(kwargs.get("extensions") or {}), "clock": timeout.clock}
+            ours = {"clock": timeout.clock, "cancel": timeout.cancel}
+            kwargs["extensions"] = {**(kwargs.get("extensions") or {}), **ours}
             return super().build_request(method, url, **kwargs)
         where = _parsed(url)
         given = kwargs["headers"]  # pairs, or httpx2's own object: the two SDKs differ
@@ -70,7 +75,7 @@ class _Client(httpx2.Client):
             where,
             headers=headers,
             stream=httpx2.ByteStream(content),
-            extensions={"timeout": timeout.as_dict(), "clock": timeout.clock},
+            extensions={"timeout": timeout.as_dict(), "clock": timeout.clock, "cancel": timeout.cancel},
         )
 
     def send(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
@@ -155,15 +160,18 @@ class Transport(httpx2.BaseTransport):
             data = request_bytes(request.method, url.raw_path, request.headers.raw, request.read())
         except ProtocolError as exc:
             raise httpx2.LocalProtocolError(str(exc), request=request) from exc
-        connection = self._pool.take(origin, timeout.get("connect") or _LONG_S)
+        cancel: Cancel | None = request.extensions.get("cancel")
+        connection = self._pool.take(origin, timeout.get("connect") or _LONG_S, cancel)
         try:
             write_s = timeout.get("write")
             connection.send(request.method, data, _LONG_S if write_s is None else write_s)
             head = connection.read_head(clock.due)
         except BaseException:
+            if cancel is not None:
+                cancel.remove(connection.abort)
             connection.close()
             raise
-        body = Body(self._pool, origin, connection, clock)
+        body = Body(self._pool, origin, connection, clock, cancel)
         response = httpx2.Response(
             head.status,
             headers=head.headers,
@@ -180,23 +188,29 @@ class Transport(httpx2.BaseTransport):
 class Body(httpx2.SyncByteStream):
     """A response's body: each piece is what one read from the socket brought. Raises httpx2's read errors."""
 
-    def __init__(self, pool: Pool, origin: Origin, connection: Connection, clock: Clock | _Fixed) -> None:
+    def __init__(
+        self, pool: Pool, origin: Origin, connection: Connection, clock: Clock | _Fixed, cancel: Cancel | None
+    ) -> None:
         self._pool = pool
         self._origin = origin
         self._connection: Connection | None = connection
         self._clock = clock
+        self._cancel = cancel
 
     def __iter__(self) -> Iterator[bytes]:
         while data := self.read():
             yield data
 
-    def read(self) -> bytes:
-        """One piece, b"" at the end."""
+    def read(self, until: float = math.inf) -> bytes:
+        """One piece, b"" at the end. Raises `ReadTimeout` at `until` (of `time.monotonic`) or when the clock rings, and
+        may be called again then."""
         connection = self._connection
-        return b"" if connection is None else connection.read(self._clock.due)
+        return b"" if connection is None else connection.read(min(until, self._clock.due))
 
     def close(self) -> None:
         """Give the connection back, or close it where the body was not read to its end. More than once."""
         connection, self._connection = self._connection, None
         if connection is not None:
+            if self._cancel is not None:
+                self._cancel.remove(connection.abort)
             self._pool.give_back(self._origin, connection)

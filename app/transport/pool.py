@@ -13,6 +13,7 @@ from collections import deque
 
 import httpx2
 
+from ..cancel import Cancel
 from .connection import Connection
 
 Origin = tuple[str, str, int]  # scheme, host, port
@@ -28,8 +29,11 @@ class Pool:
         self._idle: dict[Origin, deque[Connection]] = {}
         self._closed = False
 
-    def take(self, origin: Origin, connect_s: float) -> Connection:
-        """A connection for one exchange: an idle one, or new. Raises httpx2's connect errors."""
+    def take(self, origin: Origin, connect_s: float, cancel: Cancel | None = None) -> Connection:
+        """A connection for one exchange: an idle one, or new. Raises httpx2's connect errors.
+
+        From the moment it exists `cancel` aborts it; whoever has taken it removes that.
+        """
         idle = self._idle.get(origin)
         while idle:
             try:
@@ -37,10 +41,19 @@ class Pool:
             except IndexError:  # another thread was quicker
                 break
             if time.monotonic() - connection.idle_since < IDLE_S and connection.fit:
+                if cancel is not None:
+                    cancel.add(connection.abort)
                 return connection
             connection.close()
         connection = Connection()
-        self._connect(connection, origin, connect_s)
+        if cancel is not None:
+            cancel.add(connection.abort)
+        try:
+            self._connect(connection, origin, connect_s)
+        except BaseException:
+            if cancel is not None:
+                cancel.remove(connection.abort)
+            raise
         return connection
 
     def _connect(self, connection: Connection, origin: Origin, connect_s: float) -> None:

@@ -1,11 +1,12 @@
-"""`/healthz`: the process is alive. `/readyz`: it may take traffic; the embedded model, where it is on, serves."""
+"""`/healthz`: the process is alive. `/readyz`: it may take traffic, as it is not about to end, and the embedded model,
+where it is on, serves."""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from ..local_model import is_ready
-from ..response import whole
+from ..response import can_watch, whole
 from .serving import dress, house
 
 door = Blueprint("sluiceway_ops", __name__)
@@ -19,9 +20,13 @@ def healthz() -> Response:
 
 @door.get("/readyz")
 def readyz() -> Response:
+    if house().admission.draining:
+        return whole({"status": "draining"}, 503, {"Retry-After": "1"})
     waiting = _waiting_for()
     if waiting:
         return whole({"status": "not ready", "waiting_for": waiting}, 503, {"Retry-After": "1"})
+    if not can_watch(request.environ):  # under another server, or where there is no epoll
+        return whole({"status": "ready", "client_departures": "seen by the next write, a heartbeat at the latest"})
     return whole({"status": "ready"})
 
 

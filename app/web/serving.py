@@ -77,7 +77,10 @@ def serve(
     else:
         target = here.targets.find(asked.model, provider=provider)
     named = request_id()
-    response = answer(here, form, asked, target, request_id=named)
+    # What the view has used is given back before the model is waited for: a database connection held for a whole answer
+    # is one of a few. Flask does the same between the view and a stream.
+    current_app.do_teardown_appcontext()
+    response = answer(here, form, asked, target, request_id=named, environ=request.environ)
     response.headers["X-Request-ID"] = named
     return response
 
