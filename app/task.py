@@ -7,6 +7,7 @@ in a greenlet of its own, or, without gevent, in a thread.
 from __future__ import annotations
 
 import contextvars
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class Task(Generic[T]):
     def wait(self, until: float) -> bool:
         """Whether it is done, by `until` (of `time.monotonic`) at the latest."""
         if not self.done:
-            self._join(min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX))
+            self._join(None if until == math.inf else max(0.0, until - time.monotonic()))
         return self.done
 
     def result(self) -> T:

@@ -41,9 +41,13 @@ class _Watcher:
         else:
             threading.Thread(target=self._wait, name="sluiceway-clients", daemon=True).start()
 
-    def add(self, fd: int, gone: Gone) -> None:
-        self._watched[fd] = gone
+    def add(self, fd: int, gone: Gone) -> bool:
+        """Whether it is watched now: one watch a socket, and none of one that is closed already."""
+        if fd < 0 or fd in self._watched:
+            return False
         self._epoll.register(fd, select.EPOLLRDHUP)  # EPOLLHUP and EPOLLERR come unasked
+        self._watched[fd] = gone
+        return True
 
     def remove(self, fd: int) -> None:
         if self._watched.pop(fd, None) is not None:
@@ -89,10 +93,9 @@ class ClientWatch:
     def __init__(self, environ: Mapping[str, Any], gone: Gone) -> None:
         self._fd = -1
         if can_watch(environ):
-            sock = _socket(environ)
-            if (fd := sock.fileno()) >= 0:
+            fd = _socket(environ).fileno()
+            if _of_this_process().add(fd, gone):
                 self._fd = fd
-                _of_this_process().add(fd, gone)
 
     def close(self) -> None:
         """More than once. Before the server closes the socket, or asks it for its next request."""
