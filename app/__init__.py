@@ -125,7 +125,8 @@ def stream(request: Request, *, format: str = "native", provider: str | None = N
             return sluiceway.stream(request)        # or format="openai_chat", "text_sse", ...: see `formats/`
 
     The body is read in that format; `provider` is where a bare model name belongs. Errors come as JSON with their
-    status.
+    status. What the view holds of the request's (a database session) is given back here, by the app's own
+    `teardown_appcontext` functions: so commit before, and do not use it after.
     """
     if EXTENSION not in current_app.extensions:
         raise RuntimeError("Sluiceway(app) has not been called for this app")
