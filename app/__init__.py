@@ -20,7 +20,9 @@ rooms on one floor do not import each other (tests/test_house.py holds it):
     7  web/                              the doors: one blueprint a file; the page
     6  flow.py                           the whole way
     5  answers.py                        one answer from beginning to end
-    4  attempts.py, books.py, response/  one answer from tries; its books; the WSGI body
+    4  attempts.py, books.py, outcomes.py, response/
+                                         one answer from tries; its books; what became of it, logged and counted; the
+                                         WSGI body
     3  providers/, formats/              many of a kind, one file each; `__init__` the registry, `base.py` the contract
     2  targets.py, admission.py, transport/, local_model.py
                                          a name's provider and model; a worker's open streams; the HTTP under the SDK
@@ -45,6 +47,7 @@ from flask import Flask, Request, Response, current_app
 from .errors import SluicewayError
 from .flow import House, build
 from .formats import FORMATS
+from .outcomes import log_to_stderr
 from .registry import nearest
 from .settings import Settings, SettingsError, load_settings
 from .web import DOORS
@@ -107,11 +110,16 @@ class Sluiceway:
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
-    """The service as an app of its own: every door, JSON errors everywhere. `config` goes into `app.config`."""
+    """The service as an app of its own: every door, JSON errors everywhere. `config` goes into `app.config`.
+
+    The log line of each stream goes to stderr, bare. An app of yours with the extension inside gets it through its own
+    logging instead, from the logger `sluiceway.streams` at INFO.
+    """
     app = Flask("sluiceway", static_folder=None)
     app.url_map.merge_slashes = False  # a redirect, in HTML, to what the client did not ask for
     app.config.from_mapping(config or {})
     Sluiceway(app, doors=tuple(DOORS))
+    log_to_stderr()
     dress(app, "native")
     return app
 

@@ -35,6 +35,7 @@ FLOORS = {
     "formats": 3,
     "attempts": 4,
     "books": 4,
+    "outcomes": 4,
     "response": 4,
     "answers": 5,
     "flow": 6,

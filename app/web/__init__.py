@@ -6,7 +6,7 @@
 | `anthropic` | `/v1/messages` |
 | `streams` | `/v1/streams` |
 | `chat` | the tutorials': `/chat`, `/chat/stream`, `/chat/stream-meta`, `/stream/<provider>`, `/anthropic/stream` |
-| `ops` | `/healthz`, `/readyz` |
+| `ops` | `/healthz`, `/readyz`, `/metrics` |
 | `page` | `/` |
 """
 

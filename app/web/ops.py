@@ -1,11 +1,16 @@
 """`/healthz`: the process is alive. `/readyz`: it may take traffic, as it is not about to end, and the embedded model,
-where it is on, serves."""
+where it is on, serves. `/metrics`: the numbers of all workers, for Prometheus.
+
+All three are open, with keys set too, and need no place of a stream: who watches must get through when nobody does.
+What `/metrics` tells (which models, how much) is not for the world; nginx should not pass it on.
+"""
 
 from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
 from ..local_model import is_ready
+from ..outcomes import exposition
 from ..response import can_watch, whole
 from .serving import dress, house
 
@@ -28,6 +33,12 @@ def readyz() -> Response:
     if not can_watch(request.environ):  # under another server, or where there is no epoll
         return whole({"status": "ready", "client_departures": "seen by the next write, a heartbeat at the latest"})
     return whole({"status": "ready"})
+
+
+@door.get("/metrics")
+def metrics() -> Response:
+    body, content_type = exposition()
+    return Response(body, content_type=content_type, headers={"Cache-Control": "no-store"})
 
 
 def _waiting_for() -> list[str]:
