@@ -11,6 +11,7 @@ close       everything is given back, and the outcome told
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +20,9 @@ from .attempts import Attempt
 from .books import Books
 from .cancel import Cancel
 from .clock import Clock
-from .errors import Cancelled, Draining, ProviderAuth, SluicewayError
-from .events import Batch, Failed
+from .errors import Cancelled, Draining, Internal, ProviderAuth, ServiceError, SluicewayError
+from .events import TERMINAL, Batch, Failed, Finished
+from .outcomes import Outcome, attempted, closed, opened, report
 from .providers import Provider
 from .request import ChatRequest
 from .response import ClientWatch
@@ -45,6 +47,7 @@ class Answer:
         request: ChatRequest,
         target: Target,
         *,
+        format: str,
         request_id: str,
         environ: Mapping[str, Any],
     ) -> None:
@@ -53,14 +56,22 @@ class Answer:
         self._admission = admission
         self._request = request
         self._target = target
-        self._request_id = request_id
         self._clock = Clock(first_token_s=times.first_token_s, idle_s=times.idle_s, total_s=times.total_s)
         self._books = Books(request, self._clock.elapsed_s)
         self._cancel = Cancel()
         self._attempt: Attempt | None = None
-        self._last: Batch | None = None
+        self._last: Finished | Failed | None = None
         self._closed = False
-        admission.enter(self._cancel)
+        self._outcome = Outcome(
+            request_id=request_id, format=format, provider=target.provider, model=target.model, outcome="rejected"
+        )
+        try:
+            admission.enter(self._cancel)
+        except ServiceError as exc:
+            self._outcome.code = exc.code
+            report(self._outcome)
+            raise
+        opened()
         self._watch = ClientWatch(environ, self._client_left)
         self._opening = Task(self._open)
 
@@ -69,7 +80,12 @@ class Answer:
 
     def _open(self) -> Attempt:
         attempt = Attempt(
-            self._provider, self._request, self._target, self._clock, self._cancel, request_id=self._request_id
+            self._provider,
+            self._request,
+            self._target,
+            self._clock,
+            self._cancel,
+            request_id=self._outcome.request_id,
         )
         if self._closed:  # nobody has waited for it
             attempt.close()
@@ -91,10 +107,12 @@ class Answer:
         if batch.events:
             batch.events = self._books.feed(batch.events)
             if batch.ended:
-                self._last = batch
-                if isinstance(last := batch.events[-1], Failed):
-                    last.error.request_id = self._request_id
+                last = batch.events[-1]
+                if isinstance(last, Failed):
+                    last.error.request_id = self._outcome.request_id
                     self._log(last.error)
+                if isinstance(last, TERMINAL):
+                    self._last = last
         return batch
 
     def _log(self, error: SluicewayError) -> None:
@@ -102,7 +120,7 @@ class Answer:
             return  # nothing has failed
         # A key the provider refuses stays refused until a person acts: that one is loud.
         level = logging.ERROR if isinstance(error, ProviderAuth) else logging.WARNING
-        log.log(level, "%s %s code=%s: %s", self._request_id, self._target.name, error.code, error.message)
+        log.log(level, "%s %s code=%s: %s", self._outcome.request_id, self._target.name, error.code, error.message)
 
     def close(self) -> None:
         if self._closed:
@@ -114,3 +132,29 @@ class Answer:
         if self._attempt is not None:
             self._attempt.close()
         self._admission.leave(self._cancel)
+        closed()
+        self._settle()
+        report(self._outcome)
+
+    def _settle(self) -> None:
+        """What became of it, from how it ended and what was counted."""
+        outcome, books, cancelled = self._outcome, self._books, self._cancel.error
+        if isinstance(self._last, Finished):
+            outcome.outcome = "finished"
+        elif cancelled is not None:
+            outcome.outcome = "cancelled"
+            outcome.code = cancelled.code
+            outcome.cancelled_by = "drain" if isinstance(cancelled, Draining) else "client"
+            outcome.cancel_s = time.monotonic() - self._cancel.at
+        else:
+            outcome.outcome = "error"
+            outcome.code = self._last.error.code if self._last is not None else Internal.code
+        outcome.duration_s = self._clock.elapsed_s()
+        outcome.ttft_s = books.ttft_s
+        outcome.chunks = books.chunks
+        outcome.attempts = 1
+        if (usage := books.usage()) is not None:
+            outcome.input_tokens = usage.input_tokens
+            outcome.output_tokens = usage.output_tokens
+            outcome.usage_source = usage.source
+        attempted(outcome.provider, outcome.model, outcome.code or "ok")

@@ -38,12 +38,13 @@ class Books:
         self._elapsed_s = elapsed_s
         self._order = Order()
         self._chars = 0
+        self.chunks = 0  # batches with something of the answer in them
         self._input_tokens = 0
-        self._ttft_s: float | None = None
+        self.ttft_s: float | None = None
         self._usage: Usage | None = None
 
     def feed(self, events: list[Event]) -> list[Event]:
-        if self._ttft_s is not None and self._order.state is State.OPEN:
+        if self.ttft_s is not None and self._order.state is State.OPEN:
             chars = 0
             for event in events:
                 if type(event) is not TextDelta:
@@ -51,8 +52,10 @@ class Books:
                 chars += len(event.text)
             else:  # nothing but text: nearly all batches
                 self._chars += chars
+                self.chunks += 1
                 return events
         kept: list[Event] = []
+        before = self._chars
         for event in events:
             match event:
                 case TextDelta(text=text) | ReasoningDelta(text=text) | ToolCallDelta(arguments=text):
@@ -69,17 +72,22 @@ class Books:
                         self._usage = self._estimate()
                         self._order.check(self._usage)
                         kept.append(self._usage)
-                    timings = Timings(ttft_s=self._ttft_s, duration_s=round(self._elapsed_s(), 4))
+                    timings = Timings(ttft_s=self.ttft_s, duration_s=round(self._elapsed_s(), 4))
                     event = msgspec.structs.replace(event, usage=self._usage, timings=timings)
                 case _:
                     pass
             self._order.check(event)
             kept.append(event)
+        self.chunks += self._chars > before
         return kept
 
     def _token_seen(self) -> None:
-        if self._ttft_s is None:
-            self._ttft_s = round(self._elapsed_s(), 4)
+        if self.ttft_s is None:
+            self.ttft_s = round(self._elapsed_s(), 4)
+
+    def usage(self) -> Usage | None:
+        """Of the answer so far: the provider's, else an estimate; None where it said nothing."""
+        return self._usage or (self._estimate() if self._chars else None)
 
     def _estimate(self) -> Usage:
         asked = len(self._request.system or "") + sum(len(message.text) for message in self._request.messages)

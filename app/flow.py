@@ -65,7 +65,9 @@ def answer(
     `environ` is the WSGI request's, for the client's socket in it.
     """
     provider = house.providers[target.provider]
-    source = Answer(provider, house.admission, request, target, request_id=request_id, environ=environ)
+    source = Answer(
+        provider, house.admission, request, target, format=form.name, request_id=request_id, environ=environ
+    )
     server = house.settings.server
     try:
         if not request.stream:
