@@ -27,7 +27,6 @@ from .providers import Provider
 from .request import ChatRequest
 from .response import ClientWatch
 from .targets import Target
-from .task import Task
 
 log = logging.getLogger("sluiceway")
 
@@ -73,13 +72,20 @@ class Answer:
             raise
         opened()
         self._watch = ClientWatch(environ, self._client_left)
-        self._opening = Task(self._open)
 
     def _client_left(self) -> None:
         self._cancel.set(Cancelled("the client has left"))
 
+    def read(self, until: float) -> Batch | None:
+        try:
+            attempt = self._attempt or self._open()
+            batch = attempt.read(until)
+        except SluicewayError as exc:
+            batch = Batch([Failed(error=exc)], None, True)
+        return None if batch is None else self._counted(batch)
+
     def _open(self) -> Attempt:
-        attempt = Attempt(
+        self._attempt = Attempt(
             self._provider,
             self._request,
             self._target,
@@ -87,21 +93,7 @@ class Answer:
             self._cancel,
             request_id=self._outcome.request_id,
         )
-        if self._closed:  # nobody has waited for it
-            attempt.close()
-        return attempt
-
-    def read(self, until: float) -> Batch | None:
-        attempt = self._attempt
-        if attempt is None:
-            if not self._opening.wait(until):
-                return None
-            try:
-                attempt = self._attempt = self._opening.result()
-            except SluicewayError as exc:
-                return self._counted(Batch([Failed(error=exc)], None, True))
-        batch = attempt.read(until)
-        return None if batch is None else self._counted(batch)
+        return self._attempt
 
     def _counted(self, batch: Batch) -> Batch:
         if batch.events:

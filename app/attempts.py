@@ -1,6 +1,6 @@
 """One answer from one try at one target: open it, read it, and end it exactly once.
 
-    connect and wait for headers | first token | ... | finish reason | end mark | end of the body
+    connect, wait for headers    | first token | ... | finish reason | end mark | end of the body
     raises ProviderError         | Failed            | success from here on
 
 Whatever breaks after the headers becomes the `Failed` event of a stream that is properly ended; after the finish reason
@@ -21,8 +21,8 @@ from .targets import Target
 
 
 class Attempt:
-    """Open once made, which raises what `Provider.open` raises; then `read` until a batch has ended. `close` closes the
-    upstream, at any time and more than once.
+    """The request is sent once this is made, which raises what `Provider.open` raises; then `read` until a batch has
+    ended. `close` closes the upstream, at any time and more than once.
 
     An object with a method, not a generator: between a generator and the next inside it Python 3.11 goes through C, and
     gevent copies the C stack of a stream away whenever it waits.
@@ -33,6 +33,7 @@ class Attempt:
     ) -> None:
         self._clock = clock
         self._cancel = cancel
+        self._begun = False
         self._whole = False
         try:
             self._upstream = provider.open(request, target, clock, cancel, request_id=request_id)
@@ -43,8 +44,10 @@ class Attempt:
 
     def read(self, until: float) -> Batch | None:
         """What the next upstream read completed, None where nothing has come by `until` (of `time.monotonic`). The last
-        batch has the terminal event."""
+        batch has the terminal event. Raises what keeps the response from beginning."""
         upstream = self._upstream
+        if not self._begun and not self._begin(until):
+            return None
         while (events := self._read(until)) is not None:
             frames = upstream.reader.frames
             if events or frames:
@@ -52,6 +55,15 @@ class Attempt:
                 self._whole = ended and isinstance(events[-1], Finished)
                 return Batch(events, frames, ended)
         return None
+
+    def _begin(self, until: float) -> bool:
+        try:
+            self._begun = self._upstream.begin(until)
+        except ProviderError:
+            if self._cancel.error is not None:
+                raise self._cancel.error from None
+            raise
+        return self._begun
 
     def _read(self, until: float) -> list[Event] | None:
         """The events of one upstream read, None where there was none in time."""

@@ -38,6 +38,9 @@ class RaisingUpstream:
             yield b"so far"
         raise fault("raised in the middle")
 
+    def begin(self, until: float) -> bool:
+        return True
+
     def drain(self) -> None:
         pass
 

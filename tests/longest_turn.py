@@ -39,7 +39,8 @@ def main(base_url: str, alone: bool) -> int:
     with http_client(base_url) as client:
         request = client.build_request("POST", f"{base_url}/chat/completions", json=asked, timeout=60)
         response = client.send(request, stream=True)
-        upstream = Upstream(response, reader, clock, Cancel())
+        upstream = Upstream("p", client, lambda: response, reader, clock, Cancel(), secret="")
+        assert upstream.begin(clock.due)
         chunks: Iterable[bytes] = response.iter_bytes() if alone else iter(lambda: upstream.read(math.inf), b"")
         gevent.spawn(another)
         taken = longest = since = 0

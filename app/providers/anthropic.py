@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from typing import Any, cast
 
 import anthropic
 import httpx2
@@ -39,11 +39,12 @@ class Anthropic:
     def __init__(self, name: str, settings: ProviderSettings, key: str) -> None:
         self.name = name
         self._key = key
+        self._http = http_client(settings.base_url)
         self._client = _Client(
             api_key=key or "none",
             base_url=settings.base_url,  # None: the SDK's own
             max_retries=0,
-            http_client=http_client(settings.base_url),
+            http_client=self._http,
         )
 
     def open(self, request: ChatRequest, target: Target, clock: Clock, cancel: Cancel, *, request_id: str) -> Upstream:
@@ -53,22 +54,29 @@ class Anthropic:
             headers |= request.headers
         elif any(name in payload for name in SAMPLING):
             headers["anthropic-version"] = LAST_VERSION_WITH_SAMPLING
-        try:
-            response = self._client.post(
-                "/v1/messages",
-                body=payload,
-                options={"timeout": clocked(clock, cancel, connect_s=target.timeouts.connect_s), "headers": headers},
-                cast_to=httpx2.Response,
-                stream=True,
-                stream_cls=anthropic.Stream[object],
-            )
-        except anthropic.AnthropicError as exc:
-            raise sdk_failure(self.name, exc, clock, secret=self._key) from exc
+
+        def ask() -> httpx2.Response:
+            try:
+                response: Any = self._client.post(
+                    "/v1/messages",
+                    body=payload,
+                    options={
+                        "timeout": clocked(clock, cancel, connect_s=target.timeouts.connect_s),
+                        "headers": headers,
+                    },
+                    cast_to=httpx2.Response,
+                    stream=True,
+                    stream_cls=anthropic.Stream[object],
+                )
+            except anthropic.AnthropicError as exc:
+                raise sdk_failure(self.name, exc, clock, secret=self._key) from exc
+            # Declared as a Stream; with `cast_to=httpx2.Response` it is just that, unread.
+            return cast(httpx2.Response, response)
+
         own_id = f"msg_{os.urandom(16).hex()}"
         start = Started(id=own_id, model=target.model, provider=self.name, created=int(time.time()))
-        raw: Any = response  # declared as a Stream; with `cast_to=httpx2.Response` it is just that, unread
         reader = AnthropicReader(start, secret=self._key, relay=request.relayable("anthropic"))
-        return Upstream(raw, reader, clock, cancel)
+        return Upstream(self.name, self._http, ask, reader, clock, cancel, secret=self._key)
 
     def close(self) -> None:
         self._client.close()

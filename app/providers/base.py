@@ -7,12 +7,13 @@ import math
 import re
 import socket
 import ssl
-from collections.abc import Container
+from collections.abc import Callable, Container
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol
 
 import httpx2
+import msgspec
 
 from ..cancel import Cancel
 from ..clock import Clock
@@ -33,7 +34,8 @@ from ..events import Event
 from ..request import ChatRequest
 from ..stages import Stage
 from ..targets import Target
-from ..task import Task
+from ..task import Killed, Task
+from ..transport import Client, pending
 
 
 class Reader(Stage[bytes, list[Event]], Protocol):
@@ -52,29 +54,90 @@ class Reader(Stage[bytes, list[Event]], Protocol):
     def finish(self, error: SluicewayError | None = None) -> list[Event]: ...
 
 
-class Upstream:
-    """An upstream response whose headers have come: the body's chunks as they arrive, and the reader for them.
+Ask = Callable[[], httpx2.Response]  # an SDK's call that returns the raw response; raises `ProviderError`
 
-    `read(until)` gives what has come of the body, b"" at its end. It raises httpx2's exceptions, `ReadTimeout` where by
-    then (a time of `time.monotonic`), or when a clock has rung, nothing has come, after which it may be called again.
-    `close` may be called at any time and more than once, and gives the connection back where the body was read to its
-    end.
+
+class Upstream:
+    """A request that is on its way to a provider; then its response: the body's chunks as they arrive, and the reader
+    for them.
+
+    First `begin` until it is true. Then `read(until)` gives what has come of the body, b"" at its end; it raises
+    httpx2's exceptions, `ReadTimeout` where nothing has come by then (of `time.monotonic`), or when a clock has rung,
+    after which it may be called again. `close` may be called at any time and more than once, and gives the connection
+    back where the body was read to its end.
     """
 
-    def __init__(self, response: httpx2.Response, reader: Reader, clock: Clock, cancel: Cancel) -> None:
+    def __init__(
+        self, provider: str, client: Client, ask: Ask, reader: Reader, clock: Clock, cancel: Cancel, *, secret: str
+    ) -> None:
         self.reader = reader
+        self._provider = provider
+        self._clock = clock
+        self._cancel = cancel
+        self._secret = secret
+        self._body: _Body | None = None
+        self.read: Callable[[float], bytes] = _not_begun
+        self._asked: Task[httpx2.Response] | httpx2.Response
+        if client.waits:  # it would keep us in the SDK's call, so that is made beside us
+            self._asked = Task(ask, httpx2.Response.close)
+            cancel.add(self._asked.kill)
+        else:
+            self._asked = ask()
+
+    def begin(self, until: float) -> bool:
+        """Whether the response's headers have come, by `until` (of `time.monotonic`) at the latest. Raises
+        `ProviderError`."""
+        try:
+            response = self._answered(until)
+        except httpx2.TimeoutException as exc:
+            if (alarm := self._clock.alarm()) is None:
+                return False
+            raise alarm from exc
+        except httpx2.HTTPError as exc:
+            raise broken_off(self._provider, exc) from exc
+        if response.is_error:
+            raise refusal(self._provider, response, secret=self._secret)
         # Our transport's own body, unless it is compressed: httpx2's wrapping costs more than reading does.
         body: _Body | None = response.extensions.get("body")
         if body is None or "content-encoding" in response.headers:
-            body = _Aside(response, clock, cancel)
+            body = _Aside(response, self._clock, self._cancel)
+        self._body = body
         self.read = body.read
-        self.close = body.close
+        return True
+
+    def _answered(self, until: float) -> httpx2.Response:
+        asked = self._asked
+        if isinstance(asked, Task):
+            if not asked.wait(min(until, self._clock.due)):
+                raise httpx2.ReadTimeout("no response in time")
+            try:
+                return asked.result()
+            except Killed as exc:
+                raise httpx2.ReadError("the connection is closed") from exc
+        waiting = pending(asked)
+        return asked if waiting is None else waiting.head(until)
 
     def drain(self) -> None:
         """Read what is left, so that the connection can be used again. Only after the answer's end."""
         with contextlib.suppress(httpx2.HTTPError):
             while self.read(math.inf):
                 pass
+
+    def close(self) -> None:
+        if self._body is not None:
+            self._body.close()
+            return
+        asked = self._asked
+        if isinstance(asked, Task):
+            asked.kill()
+            with contextlib.suppress(Killed, ProviderError):
+                asked.result().close()
+        else:
+            asked.close()
+
+
+def _not_begun(until: float) -> bytes:
+    raise RuntimeError("the response has not begun")
 
 
 class _Body(Protocol):
@@ -149,8 +212,8 @@ class Provider(Protocol):
     """One configured provider; made once a process, used by many greenlets or threads at a time."""
 
     def open(self, request: ChatRequest, target: Target, clock: Clock, cancel: Cancel, *, request_id: str) -> Upstream:
-        """Send the request and wait for the response's headers. Raises `ProviderError` and `InvalidRequest`; `cancel`
-        ends the connection in every phase, which looks like one that broke."""
+        """Send the request. Raises `ProviderError` and `InvalidRequest`. `cancel` ends the connection in every phase,
+        which looks like one that broke."""
 
     def close(self) -> None:
         """Give back the pooled connections."""
@@ -226,21 +289,36 @@ def provider_failure(
 def sdk_failure(provider: str, exc: Exception, clock: Clock, *, secret: str) -> ProviderError:
     """Our error for what a sync SDK client raised before the body.
 
-    Both SDKs raise classes of the same shape: with `response` and `body` for an HTTP status, otherwise with httpx2's
-    exception as the cause.
+    Both SDKs raise classes of the same shape: with `response` for an HTTP status, otherwise with httpx2's exception as
+    the cause.
     """
     response: httpx2.Response | None = getattr(exc, "response", None)
     if response is not None:
-        kind, message = error_parts(getattr(exc, "body", None))
-        return provider_failure(
-            provider,
-            status=response.status_code,
-            kind=kind,
-            message=message,
-            retry_after_s=retry_after_s(response.headers),
-            secret=secret,
-        )
-    match exc.__cause__:
+        return refusal(provider, response, secret=secret)
+    timed_out = isinstance(exc.__cause__, httpx2.TimeoutException)
+    return (clock.alarm() if timed_out else None) or broken_off(provider, exc.__cause__)
+
+
+def refusal(provider: str, response: httpx2.Response, *, secret: str) -> ProviderError:
+    """Our error for a response of an error status, whose body has been read."""
+    try:
+        said = msgspec.json.decode(response.content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        said = response.text
+    kind, message = error_parts(said)
+    return provider_failure(
+        provider,
+        status=response.status_code,
+        kind=kind,
+        message=message,
+        retry_after_s=retry_after_s(response.headers),
+        secret=secret,
+    )
+
+
+def broken_off(provider: str, exc: BaseException | None) -> ProviderError:
+    """Our error for a request that came to no response."""
+    match exc:
         case httpx2.ConnectTimeout():
             return ProviderUnavailable(f"provider {provider!r} did not accept a connection in time; try again")
         case httpx2.RemoteProtocolError():
@@ -253,7 +331,7 @@ def sdk_failure(provider: str, exc: Exception, clock: Clock, *, secret: str) -> 
                 "where it is from an authority of your own, SSL_CERT_FILE names that"
             )
         case httpx2.TimeoutException():
-            return clock.alarm() or FirstTokenTimeout(f"provider {provider!r} did not answer in time; try again")
+            return FirstTokenTimeout(f"provider {provider!r} did not answer in time; try again")
         case _:
             return ProviderUnavailable(f"provider {provider!r} can't be reached; try again")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import openai
@@ -43,11 +43,12 @@ class OpenAI:
     def __init__(self, name: str, settings: ProviderSettings, key: str) -> None:
         self.name = name
         self._key = key
+        self._http = http_client(settings.base_url)
         self._client = _Client(
             api_key=key or "none",
             base_url=settings.base_url,  # None: the SDK's own
             max_retries=0,
-            http_client=http_client(settings.base_url),
+            http_client=self._http,
             default_headers=self.headers,
         )
         # OpenAI's newer models reject `max_tokens`; many other servers of the protocol know nothing else.
@@ -55,33 +56,36 @@ class OpenAI:
         self._max_tokens_field = "max_completion_tokens" if own else "max_tokens"
 
     def open(self, request: ChatRequest, target: Target, clock: Clock, cancel: Cancel, *, request_id: str) -> Upstream:
-        try:
-            response = self._client.post(
-                "/chat/completions",
-                body=self.payload(request, target),
-                options={
-                    **_SAID,
-                    "timeout": clocked(clock, cancel, connect_s=target.timeouts.connect_s),
-                    "headers": {"X-Request-ID": request_id},
-                },
-                cast_to=httpx2.Response,
-                stream=True,
-                stream_cls=openai.Stream[object],
-            )
-        except openai.OpenAIError as exc:
-            raise sdk_failure(self.name, exc, clock, secret=self._key) from exc
+        payload = self.payload(request, target)
+
+        def ask() -> httpx2.Response:
+            try:
+                response: Any = self._client.post(
+                    "/chat/completions",
+                    body=payload,
+                    options={
+                        **_SAID,
+                        "timeout": clocked(clock, cancel, connect_s=target.timeouts.connect_s),
+                        "headers": {"X-Request-ID": request_id},
+                    },
+                    cast_to=httpx2.Response,
+                    stream=True,
+                    stream_cls=openai.Stream[object],
+                )
+            except openai.OpenAIError as exc:
+                raise sdk_failure(self.name, exc, clock, secret=self._key) from exc
+            # The declared type is a Stream; with `cast_to=httpx2.Response` the SDK returns just that, unread.
+            return cast(httpx2.Response, response)
+
         own_id = f"chatcmpl-{os.urandom(16).hex()}"
-        start = Started(id=own_id, model=target.model, provider=self.name, created=int(time.time()))
-        # The declared type is a Stream; with `cast_to=httpx2.Response` the SDK returns just that, unread.
-        raw: Any = response
         reader = OpenAIChatReader(
-            start,
+            Started(id=own_id, model=target.model, provider=self.name, created=int(time.time())),
             secret=self._key,
             relay=request.relayable("openai"),
             relay_usage=request.include_usage,
             keep_model=self.keep_model,
         )
-        return Upstream(raw, reader, clock, cancel)
+        return Upstream(self.name, self._http, ask, reader, clock, cancel, secret=self._key)
 
     def close(self) -> None:
         self._client.close()

@@ -13,8 +13,11 @@ takes the clock out of it. What one read brings is given at once: all chunks of 
 
 Where a proxy is configured (`HTTPS_PROXY`), httpx2's own transport serves, and each read waits at most what the clock
 had left when the request began.
+
+No wait is for ever inside somebody else's call: an SDK's call ends once the request is sent, and the response's headers
+are waited for outside of it (`pending`), a while and then a while again, as is every piece of the body.
 """
 
-from .client import clocked, http_client
+from .client import Client, clocked, http_client, pending
 
-__all__ = ["clocked", "http_client"]
+__all__ = ["Client", "clocked", "http_client", "pending"]

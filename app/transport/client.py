@@ -41,18 +41,25 @@ def clocked(clock: Clock, cancel: Cancel, *, connect_s: float) -> httpx2.Timeout
 _parsed = functools.lru_cache(maxsize=64)(httpx2.URL)
 
 
-class _Client(httpx2.Client):
+class Client(httpx2.Client):
     """Hands clock and cancel of a clocked timeout to the transport (the SDKs pass `timeout=` on, but no `extensions=`);
     keeps a refusal a refusal: where its body breaks off, stalls, never ends or is badly compressed, the SDKs would
     raise the body's trouble, and the status with its Retry-After would be lost.
 
-    A request over our own transport goes there straight. What httpx2 would do on the way is merging defaults, cookies
-    (which one caller's answer must not hand to another's request) and redirects; for a redirect it is asked after all.
+    A clocked request over our own transport goes there straight, and `send` does not wait for its answer, as a wait
+    inside an SDK's call can't be taken up again: what it returns stands for that, and `pending(response)` waits. What
+    httpx2 would do on the way is merging defaults, cookies (which one caller's answer must not hand to another's
+    request) and redirects; for a redirect it is asked after all.
     """
 
     def __init__(self, transport: Transport | None = None) -> None:
         super().__init__(transport=transport)
         self._straight = transport
+
+    @property
+    def waits(self) -> bool:
+        """Whether `send` waits for the response's headers: where a proxy is configured."""
+        return self._straight is None
 
     def build_request(self, method: str, url: httpx2.URL | str, **kwargs: Any) -> httpx2.Request:
         timeout = kwargs.get("timeout")
@@ -75,19 +82,48 @@ class _Client(httpx2.Client):
             where,
             headers=headers,
             stream=httpx2.ByteStream(content),
-            extensions={"timeout": timeout.as_dict(), "clock": timeout.clock, "cancel": timeout.cancel},
+            extensions={
+                "timeout": timeout.as_dict(),
+                "clock": timeout.clock,
+                "cancel": timeout.cancel,
+                "pending": True,
+            },
         )
 
     def send(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
-        if self._straight is not None and kwargs.get("stream"):
-            response = self._straight.handle_request(request)
-            response.request = request
-            if response.is_redirect:
-                response.close()
-                response = super().send(request, **kwargs)
-        else:
-            response = super().send(request, **kwargs)
+        if self._straight is not None and kwargs.get("stream") and "pending" in request.extensions:
+            waiting = Pending(self, request, self._straight.begin(request))
+            return httpx2.Response(200, stream=waiting, request=request, extensions={"pending": waiting})
+        response = super().send(request, **kwargs)
         return _refusal(request, response) if response.is_error else response
+
+
+class Pending(httpx2.SyncByteStream):
+    """A request that is on its way, and whose response has not begun; also the stream of what stands for it."""
+
+    def __init__(self, client: Client, request: httpx2.Request, body: Body) -> None:
+        self._client = client
+        self._request = request
+        self._body = body
+
+    def head(self, until: float) -> httpx2.Response:
+        """The response, its headers there; a refusal with its body read. Raises `ReadTimeout` at `until` (of
+        `time.monotonic`) or when the clock rings, and may be called again then."""
+        response = self._body.head(until)
+        response.request = self._request
+        if response.is_redirect:
+            response.close()
+            response = httpx2.Client.send(self._client, self._request, stream=True, follow_redirects=True)
+        return _refusal(self._request, response) if response.is_error else response
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def pending(response: httpx2.Response) -> Pending | None:
+    """What a response stands for that `Client.send` has not waited for."""
+    found: Pending | None = response.extensions.get("pending")
+    return found
 
 
 def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2.Response:
@@ -108,7 +144,7 @@ def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2.Respo
     return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
 
 
-def http_client(base_url: str | None = None) -> httpx2.Client:
+def http_client(base_url: str | None = None) -> Client:
     """A client for an SDK's `http_client=`, for a server at `base_url` (None: somewhere on the internet).
 
     Whoever makes it closes it. What is on this machine, or in NO_PROXY, is never asked through a proxy.
@@ -116,8 +152,8 @@ def http_client(base_url: str | None = None) -> httpx2.Client:
     host = httpx2.URL(base_url).host if base_url else ""
     proxies = urllib.request.getproxies().keys() & {"http", "https", "all"}
     if proxies and not _is_here(host) and not (host and urllib.request.proxy_bypass(host)):
-        return _Client()
-    return _Client(Transport())
+        return Client()
+    return Client(Transport())
 
 
 _LONG_S = 600.0  # where the caller set no limit
@@ -149,6 +185,15 @@ class Transport(httpx2.BaseTransport):
         self._pool = Pool(tls or ssl.create_default_context())
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        body = self.begin(request)
+        try:
+            return body.head()
+        except BaseException:
+            body.close()
+            raise
+
+    def begin(self, request: httpx2.Request) -> Body:
+        """Send the request; its answer, of which nothing has come."""
         url = request.url
         timeout = request.extensions.get("timeout", {})
         clock: Clock | _Fixed = request.extensions.get("clock") or _Fixed(timeout.get("read"))
@@ -162,31 +207,22 @@ class Transport(httpx2.BaseTransport):
             raise httpx2.LocalProtocolError(str(exc), request=request) from exc
         cancel: Cancel | None = request.extensions.get("cancel")
         connection = self._pool.take(origin, timeout.get("connect") or _LONG_S, cancel)
+        body = Body(self._pool, origin, connection, clock, cancel)
         try:
             write_s = timeout.get("write")
             connection.send(request.method, data, _LONG_S if write_s is None else write_s)
-            head = connection.read_head(clock.due)
         except BaseException:
-            if cancel is not None:
-                cancel.remove(connection.abort)
-            connection.close()
+            body.close()
             raise
-        body = Body(self._pool, origin, connection, clock, cancel)
-        response = httpx2.Response(
-            head.status,
-            headers=head.headers,
-            stream=body,
-            extensions={"http_version": b"HTTP/1.1", "reason_phrase": head.reason, "body": body},
-        )
-        response.headers.encoding = "iso-8859-1"  # all bytes have a meaning in it, so httpx2 need not try others
-        return response
+        return body
 
     def close(self) -> None:
         self._pool.close()
 
 
 class Body(httpx2.SyncByteStream):
-    """A response's body: each piece is what one read from the socket brought. Raises httpx2's read errors."""
+    """A response, its head and then its body: each piece is what one read from the socket brought. Raises httpx2's read
+    errors."""
 
     def __init__(
         self, pool: Pool, origin: Origin, connection: Connection, clock: Clock | _Fixed, cancel: Cancel | None
@@ -196,6 +232,21 @@ class Body(httpx2.SyncByteStream):
         self._connection: Connection | None = connection
         self._clock = clock
         self._cancel = cancel
+
+    def head(self, until: float = math.inf) -> httpx2.Response:
+        """The response, whose stream this is. Raises `ReadTimeout` as `read` does."""
+        connection = self._connection
+        if connection is None:
+            raise httpx2.ReadError("the connection is closed")
+        head = connection.read_head(min(until, self._clock.due))
+        response = httpx2.Response(
+            head.status,
+            headers=head.headers,
+            stream=self,
+            extensions={"http_version": b"HTTP/1.1", "reason_phrase": head.reason, "body": self},
+        )
+        response.headers.encoding = "iso-8859-1"  # all bytes have a meaning in it, so httpx2 need not try others
+        return response
 
     def __iter__(self) -> Iterator[bytes]:
         while data := self.read():
