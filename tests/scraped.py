@@ -6,7 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 class Numbers:
-    """`seen["sluiceway_streams_total", {"model": "gpt-5"}]` is the sum of all with this name and these labels."""
+    """`seen["sluiceway_streams_total", {"model": "gpt-5"}]`: the sum of all of this name that have these labels."""
 
     def __init__(self, text: str) -> None:
         self.families = {family.name: family for family in text_string_to_metric_families(text)}

@@ -1,0 +1,183 @@
+"""Every stream through the real service leaves one line in the log and one count, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from conftest import Service, eventually
+from scraped import Numbers
+
+from app.testing import FakeProvider, answer
+
+Line = dict[str, Any]
+
+TOKENS = "gen_ai_client_token_usage_sum"
+PROMPT = "the secret of the river"
+
+
+class Observed:
+    """A service of the test's own, and what it says about its streams."""
+
+    def __init__(self, service: Service, folder: Path) -> None:
+        self.service = service
+        self.folder = folder
+
+    def ask(self, model: str, *, route: str = "/v1/streams", timeout: float = 30, **other: Any) -> requests.Response:
+        body = {"model": model, "messages": [{"role": "user", "content": PROMPT}], "stream": True, "max_tokens": 4096}
+        return requests.post(self.service.url + route, json=body, timeout=timeout, **other)
+
+    def lines(self) -> list[Line]:
+        lines = [json.loads(line) for line in self.service.log.splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == "stream"]
+
+    def one_line(self) -> Line:
+        """The only one; it comes a moment after the client has the last byte."""
+        eventually(self.lines, what="a line")
+        (line,) = self.lines()
+        return line
+
+    def numbers(self) -> Numbers:
+        answer = requests.get(f"{self.service.url}/metrics", timeout=10)
+        assert answer.status_code == 200
+        return Numbers(answer.text)
+
+    def one_count(self, outcome: str, **labels: str) -> Numbers:
+        """All numbers, of which only this one counts a stream, and none is open."""
+        seen = self.numbers()
+        assert seen["sluiceway_streams_total", {"outcome": outcome, **labels}] == seen["sluiceway_streams_total"] == 1
+        assert seen["sluiceway_streams_active"] == 0
+        return seen
+
+
+@pytest.fixture
+def observe(
+    start_service: Callable[..., Service], fake_provider: FakeProvider, tmp_path: Path
+) -> Callable[..., Observed]:
+    def start(workers: int = 1, **settings: str) -> Observed:
+        env = {**fake_provider.env, **settings, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+        return Observed(start_service(env, "--workers", str(workers)), tmp_path)
+
+    return start
+
+
+def test_finished(observe: Callable[..., Observed]) -> None:
+    observed = observe()
+    said = observed.ask("openai/fake-n5-i5")
+    line = observed.one_line()
+    assert line["request_id"] == said.headers["X-Request-ID"]
+    assert (line["format"], line["provider"], line["model"]) == ("native", "openai", "fake-n5-i5")
+    assert (line["outcome"], line["code"], line["cancelled_by"]) == ("finished", None, None)
+    assert 0 < line["ttft_s"] < line["duration_s"] < 10
+    told = answer("fake-n5-i5")
+    assert (line["input_tokens"], line["output_tokens"]) == (told.input_tokens, told.output_tokens)
+    assert (line["usage_source"], line["attempts"]) == ("provider", 1)
+    assert PROMPT not in observed.service.log
+    seen = observed.one_count("finished", format="native", provider="openai", model="fake-n5-i5")
+    assert seen["sluiceway_attempts_total", {"result": "ok"}] == seen["sluiceway_attempts_total"] == 1
+    assert seen["gen_ai_client_operation_duration_seconds_sum"] == pytest.approx(line["duration_s"], abs=0.001)
+    assert seen["gen_ai_client_operation_time_per_output_chunk_seconds_sum"] == pytest.approx(0.005, abs=0.01)
+
+
+def test_an_error_before_the_first_byte(observe: Callable[..., Observed]) -> None:
+    observed = observe()
+    assert observed.ask("openai/fake-e429").status_code == 429
+    line = observed.one_line()
+    assert (line["outcome"], line["code"]) == ("error", "provider_rate_limited")
+    assert (line["ttft_s"], line["usage_source"], line["output_tokens"]) == (None, None, 0)
+    seen = observed.one_count("error")
+    assert seen["sluiceway_attempts_total", {"result": "provider_rate_limited"}] == line["attempts"]
+    assert seen["gen_ai_client_operation_duration_seconds_count", {"error_type": "provider_rate_limited"}] == 1
+    assert seen["gen_ai_client_token_usage_count"] == 0
+
+
+def test_an_error_in_the_stream(observe: Callable[..., Observed]) -> None:
+    observed = observe()
+    assert observed.ask("anthropic/fake-n20-err5", route="/v1/messages").status_code == 200
+    line = observed.one_line()
+    assert (line["format"], line["outcome"], line["code"]) == ("anthropic_messages", "error", "provider_overloaded")
+    assert line["ttft_s"] is not None
+    assert line["usage_source"] == "estimated"
+    assert line["output_tokens"] > 0
+    observed.one_count("error", format="anthropic_messages")
+
+
+def test_cancelled_by_the_client(observe: Callable[..., Observed], fake_provider: FakeProvider) -> None:
+    observed = observe()
+    with observed.ask("openai/fake-n1000-i20", stream=True) as said:
+        pieces = said.iter_content(1)  # held: without it requests hangs up
+        next(pieces)
+        assert observed.numbers()["sluiceway_streams_active"] == 1
+        assert observed.lines() == []
+    line = observed.one_line()
+    assert (line["outcome"], line["code"], line["cancelled_by"]) == ("cancelled", "cancelled", "client")
+    assert line["usage_source"] == "estimated"
+    seen = observed.one_count("cancelled")
+    assert seen["sluiceway_cancel_seconds_count"] == 1
+    assert seen["sluiceway_cancel_seconds_bucket", {"le": "0.1"}] == 1
+    fake_provider.wait_for(lambda stats: stats.aborted == 1)
+
+
+def test_cancelled_before_the_first_byte(observe: Callable[..., Observed]) -> None:
+    observed = observe()
+    with pytest.raises(requests.Timeout):
+        observed.ask("openai/fake-stall0", timeout=0.5)
+    line = observed.one_line()
+    assert (line["outcome"], line["cancelled_by"], line["ttft_s"]) == ("cancelled", "client", None)
+    observed.one_count("cancelled")
+
+
+def test_rejected_while_all_places_are_taken(observe: Callable[..., Observed]) -> None:
+    observed = observe(SLUICEWAY_SERVER__MAX_STREAMS="1")
+    with observed.ask("openai/fake-n1000-i20", stream=True) as said:
+        pieces = said.iter_content(1)  # held: without it requests hangs up
+        next(pieces)
+        assert observed.ask("openai/fake-n5").status_code == 503
+        line = observed.one_line()
+        assert (line["outcome"], line["code"], line["attempts"]) == ("rejected", "overloaded", 0)
+        seen = observed.numbers()  # answered though no place is left
+        assert seen["sluiceway_streams_total", {"outcome": "rejected"}] == seen["sluiceway_streams_total"] == 1
+        assert seen["sluiceway_streams_active"] == 1, "the rejected one was never open"
+        assert seen["sluiceway_attempts_total"] == seen["gen_ai_client_operation_duration_seconds_count"] == 0
+    eventually(lambda: observed.numbers()["sluiceway_streams_active"] == 0)
+
+
+def test_an_answer_that_is_not_streamed(observe: Callable[..., Observed]) -> None:
+    observed = observe()
+    body = {"model": "openai/fake-n5", "messages": [{"role": "user", "content": PROMPT}]}
+    requests.post(f"{observed.service.url}/v1/chat/completions", json=body, timeout=10)
+    line = observed.one_line()
+    assert (line["format"], line["outcome"]) == ("openai_chat", "finished")
+    observed.one_count("finished", format="openai_chat")
+
+
+def test_the_sums_of_two_workers_are_the_providers_numbers(observe: Callable[..., Observed]) -> None:
+    observed = observe(workers=2)
+    asked: list[tuple[str, str]] = []
+
+    def both_have_served() -> bool:
+        more = [(f"{provider}/fake-n{n}", route) for n in (3, 5, 8) for provider, route in ROUTES]
+        with ThreadPoolExecutor(len(more)) as pool:
+            for said in pool.map(lambda ask: observed.ask(ask[0], route=ask[1]), more):
+                assert said.status_code == 200
+        asked.extend(more)
+        return len(list(observed.folder.glob("counter_*.db"))) == 2
+
+    eventually(both_have_served)
+    eventually(lambda: len(observed.lines()) >= len(asked))
+    assert len(observed.lines()) == len(asked)
+    told = [answer(model.partition("/")[2]) for model, _ in asked]
+    for _ in range(10):
+        seen = observed.numbers()
+        assert seen["sluiceway_streams_total", {"outcome": "finished"}] == seen["sluiceway_streams_total"] == len(asked)
+        assert seen["sluiceway_streams_active"] == 0
+        assert seen[TOKENS, {"gen_ai_token_type": "input"}] == sum(one.input_tokens for one in told)
+        assert seen[TOKENS, {"gen_ai_token_type": "output"}] == sum(one.output_tokens for one in told)
+
+
+ROUTES = [("openai", "/v1/streams"), ("openai", "/v1/chat/completions"), ("anthropic", "/v1/messages")]
