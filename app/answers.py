@@ -36,7 +36,8 @@ class Answer:
 
     `read(until)` until a batch has ended: None is "nothing by then" (of `time.monotonic`). It never raises what a
     provider, or the way to it, does: that is the `Failed` of the last batch, and is logged here. `close` at any time
-    and more than once; where the answer has not ended, it is cancelled.
+    and more than once; where the answer has not ended, it is cancelled. What `read` does raise is a defect of ours:
+    `fail` first, or it passes for the client's departure.
     """
 
     def __init__(
@@ -113,6 +114,10 @@ class Answer:
         # A key the provider refuses stays refused until a person acts: that one is loud.
         level = logging.ERROR if isinstance(error, ProviderAuth) else logging.WARNING
         log.log(level, "%s %s code=%s: %s", self._outcome.request_id, self._target.name, error.code, error.message)
+
+    def fail(self, error: SluicewayError) -> None:
+        """The answer ends with `error`, whatever was read of it."""
+        self._last = Failed(error=error)
 
     def close(self) -> None:
         if self._closed:

@@ -21,6 +21,7 @@ from flask import Response
 
 from .admission import Admission
 from .answers import Answer
+from .errors import Internal, SluicewayError
 from .events import Batch, Event, Failed, Started, Usage
 from .formats import Format
 from .formats.base import WholeAnswer
@@ -75,7 +76,9 @@ def answer(
             source.close()
             return whole(form.whole(request, folded))
         first = _begin(source, time.monotonic() + server.hold_s)
-    except BaseException:
+    except BaseException as exc:
+        if isinstance(exc, Exception) and not isinstance(exc, SluicewayError):
+            source.fail(Internal("the answer failed inside the service"))
         source.close()
         raise
     return streamed(

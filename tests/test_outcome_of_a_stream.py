@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 import requests
 from conftest import Service, eventually
+from flask import Flask
 from scraped import Numbers
 
+from app.errors import SluicewayError
+from app.events import Batch, Event, Finished, Started
+from app.formats.native import NativeSSEEncoder
+from app.response import streamed
 from app.testing import FakeProvider, answer
 
 Line = dict[str, Any]
@@ -59,9 +64,9 @@ class Observed:
 def observe(
     start_service: Callable[..., Service], fake_provider: FakeProvider, tmp_path: Path
 ) -> Callable[..., Observed]:
-    def start(workers: int = 1, **settings: str) -> Observed:
+    def start(workers: int = 1, app: str = "wsgi:app", **settings: str) -> Observed:
         env = {**fake_provider.env, **settings, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-        return Observed(start_service(env, "--workers", str(workers)), tmp_path)
+        return Observed(start_service(env, "--workers", str(workers), app=app), tmp_path)
 
     return start
 
@@ -145,6 +150,44 @@ def test_rejected_while_all_places_are_taken(observe: Callable[..., Observed]) -
         assert seen["sluiceway_streams_active"] == 1, "the rejected one was never open"
         assert seen["sluiceway_attempts_total"] == seen["gen_ai_client_operation_duration_seconds_count"] == 0
     eventually(lambda: observed.numbers()["sluiceway_streams_active"] == 0)
+
+
+@pytest.mark.parametrize("fault", ["OSError", "OSError-first"])
+def test_a_defect_of_ours_is_an_error_and_no_departure(observe: Callable[..., Observed], fault: str) -> None:
+    observed = observe(app="tests.broken_provider:app")
+    observed.ask(f"openai/{fault}")
+    line = observed.one_line()
+    assert (line["outcome"], line["code"], line["cancelled_by"]) == ("error", "internal", None)
+    observed.one_count("error")
+
+
+def test_an_end_that_cannot_be_written_is_an_error_too() -> None:
+    """However late a defect strikes, a stream has its last event."""
+    failed: list[str] = []
+
+    class Broken(NativeSSEEncoder):
+        def feed(self, events: list[Event]) -> bytes:
+            if isinstance(events[-1], Finished):
+                raise ZeroDivisionError
+            return super().feed(events)
+
+    class Nothing:
+        def read(self, until: float) -> Batch | None:
+            raise AssertionError("the first batch was the last")
+
+        def fail(self, error: SluicewayError) -> None:
+            failed.append(error.code)
+
+        def close(self) -> None:
+            failed.append("closed")
+
+    last = Batch([Started(id="1", model="m", provider="p", created=0), Finished(reason="stop")], None, True)
+    with Flask("shop").test_request_context():
+        response = streamed(last, Nothing(), Broken(), "text/event-stream", heartbeat_s=15, request_id="abc")
+        said = b"".join(response.iter_encoded())
+    assert b'"code":"internal"' in said
+    assert said.endswith(b"data: [DONE]\n\n")
+    assert failed == ["internal", "closed"]
 
 
 def test_an_answer_that_is_not_streamed(observe: Callable[..., Observed]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from flask import Response, stream_with_context
 
-from ..errors import Internal
+from ..errors import Internal, SluicewayError
 from ..events import Batch, Failed
 from ..formats import Encoder
 from ..formats.base import json_bytes
@@ -29,9 +29,11 @@ log = logging.getLogger("sluiceway")
 
 class Batches(Protocol):
     """Where an answer comes from: `read(until)` until a batch has ended (None: nothing by then, of `time.monotonic`),
-    `close` at any time and more than once."""
+    `fail` where what was read could not be sent, `close` at any time and more than once."""
 
     def read(self, until: float) -> Batch | None: ...
+
+    def fail(self, error: SluicewayError) -> None: ...
 
     def close(self) -> None: ...
 
@@ -73,24 +75,23 @@ def whole(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 def _written(
     first: Batch | None, rest: Batches, encoder: Encoder, heartbeat_s: float, request_id: str
 ) -> Generator[bytes, None, None]:
-    ended = False
     try:
         batch = first
         while True:
             if batch is None:
                 yield encoder.HEARTBEAT  # where there is none, at least the headers go out
             else:
-                ended, frames = batch.ended, batch.frames
+                frames = batch.frames
                 if data := encoder.feed(batch.events) if frames is None else encoder.relay(frames, batch.events):
                     yield data
-                if ended:
-                    break
+                if batch.ended:
+                    return
             batch = rest.read(time.monotonic() + heartbeat_s)
     except Exception:
         log.exception("%s a stream failed by a defect of ours", request_id)
-    finally:
-        rest.close()
-    if not ended:
         error = Internal("the stream failed inside the service; try again")
         error.request_id = request_id
-        yield encoder.feed([Failed(error=error)])
+        rest.fail(error)
+    finally:
+        rest.close()
+    yield encoder.feed([Failed(error=error)])
