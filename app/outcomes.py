@@ -54,7 +54,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     cancelled_by: str | None = None  # "client", "drain", ...
     # Not logged:
     chunks: int = 0  # batches with text that were delivered
-    cancel_s: float | None = None  # from the client's leaving to upstream's end
+    cancel_s: float | None = None  # from what cancelled it to upstream's end
 
 
 def report(outcome: Outcome) -> None:
@@ -240,7 +240,8 @@ class _Metrics:
         if outcome.usage_source is not None:
             self._of(self._tokens, "chat", *model, "input").observe(outcome.input_tokens)
             self._of(self._tokens, "chat", *model, "output").observe(outcome.output_tokens)
-        if outcome.cancel_s is not None:
+        if outcome.cancel_s is not None and outcome.cancelled_by == "client":
+            # At a drain a stream first writes its last event: that is no measure of how soon we hang up.
             self._cancel.observe(outcome.cancel_s)
 
     def attempted(self, provider: str, model: str, result: str) -> None:

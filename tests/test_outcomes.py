@@ -193,6 +193,12 @@ def test_a_cancelled_stream_tells_how_long_upstream_went_on(fresh: None) -> None
     assert seen[f"{DURATION}_count", {**MODEL, "error_type": "cancelled"}] == 1
 
 
+def test_a_drain_is_no_departure(fresh: None) -> None:
+    report(cancelled(code="draining", cancelled_by="drain", cancel_s=3.0))
+    assert numbers()["sluiceway_streams_total", {"outcome": "cancelled"}] == 1
+    assert numbers()["sluiceway_cancel_seconds_count"] == 0
+
+
 def test_a_stream_that_failed_before_its_first_token(fresh: None) -> None:
     report(finished(outcome="error", code="provider_rate_limited", ttft_s=None, usage_source=None, chunks=0))
     seen = numbers()
