@@ -9,6 +9,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import errno
 import gc
 import ipaddress
 import json
@@ -18,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +34,47 @@ from gunicorn.workers.ggevent import GeventWorker
 
 class _ClientSocket(gevent.socket.socket):
     """Sends first and asks later. gevent's own `sendall` asks the kernel for the size of its buffer before every piece;
-    a token fits into it, so that is one system call of four for each (measured: bench/PROFILE.md)."""
+    a token fits into it, so that is one system call of four for each (measured: bench/PROFILE.md).
+
+    Whatever ends the connection is a `BrokenPipeError` here, or a `ConnectionResetError` where it shows in reading: for
+    every other `OSError` gunicorn logs a traceback, and that a client vanished (`ETIMEDOUT`) is nothing to look into.
+    """
 
     __slots__ = ()
 
+    write_timeout_s = 60.0  # a client that takes nothing for so long is cut; set from [server] write_timeout_s
+
     def sendall(self, data: bytes, flags: int = 0) -> None:
         try:
-            sent = self._sock.send(data, flags)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(data):  # a client slower than its stream: gevent's way waits, and keeps to the socket's timeout
-            super().sendall(memoryview(data)[sent:], flags)
+            try:
+                sent = self._sock.send(data, flags)
+            except BlockingIOError:
+                sent = 0
+            if sent < len(data):
+                self._send_slowly(memoryview(data)[sent:], flags)
+        except OSError as exc:
+            raise BrokenPipeError(errno.EPIPE, f"the client is gone: {exc}") from exc
+
+    def _send_slowly(self, data: memoryview, flags: int) -> None:
+        """To a client slower than its stream. The kernel wakes us when a third of its buffer is free (of a unix
+        socket's, three quarters), for which a slow reader may need minutes; but it takes more as soon as anything is
+        free. So that is tried now and then, and a client has stopped when for so long nothing goes."""
+        took_at = time.monotonic()
+        while data:
+            gevent.socket.wait(self._write_event, self.write_timeout_s / 4, False)
+            try:
+                data = data[self._sock.send(data, flags) :]
+                took_at = time.monotonic()
+            except BlockingIOError:
+                if time.monotonic() - took_at >= self.write_timeout_s:
+                    raise TimeoutError(f"it took nothing for {self.write_timeout_s:g} s") from None
+
+    def recv(self, *args: Any) -> bytes:
+        try:
+            data: bytes = super().recv(*args)
+        except OSError as exc:
+            raise ConnectionResetError(errno.ECONNRESET, f"the client is gone: {exc}") from exc
+        return data
 
 
 # gunicorn's own: HUP executes this file again, and would put ours on top of ours.
@@ -120,6 +152,11 @@ class StreamWorker(GeventWorker):
         except SystemExit:
             if not self._done:
                 raise
+
+
+def _sluiceway(worker: Any) -> Any:
+    """The app's extension; None where the WSGI object is something else, or not loaded yet."""
+    return getattr(getattr(worker, "wsgi", None), "extensions", {}).get("sluiceway")
 
 
 # Many streams of small pieces a process; beside plain gevent, pywsgi changes headers and answers HTTP/1.0 wrongly.
@@ -236,14 +273,34 @@ def post_worker_init(worker: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    _warn_if_open(worker)
+    sluiceway = _sluiceway(worker)
+    if sluiceway is not None:
+        settings = sluiceway.house.settings.server
+        _limit_writing(worker, settings.write_timeout_s)
+        if not settings.api_keys_sha256:
+            _warn_if_open(worker)
+
+
+# Asked of the kernel for one client, in bytes; it takes twice as much, for what it keeps about them. That is minutes of
+# tokens, and still 2.5 MB/s over 100 ms of distance. Left to itself it grows with a fast stream and a slow reader, to
+# megabytes each, and a client that stopped reading is noticed only behind them.
+_SEND_BUFFER = 256 * 1024
+
+
+def _limit_writing(worker: Any, write_timeout_s: float) -> None:
+    """What a client may leave untaken, and for how long. Accepted connections inherit it from their listener."""
+    _ClientSocket.write_timeout_s = write_timeout_s
+    for sock in worker.sockets:
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            continue  # a unix socket has 208 KiB, and a peer that can't vanish
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            # Also for a client that vanished (power, NAT), which would otherwise be found out after 15 minutes.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_timeout_s * 1000))
 
 
 def _warn_if_open(worker: Any) -> None:
     """Say it loudly where a server without keys can be reached from elsewhere."""
-    sluiceway = getattr(worker.wsgi, "extensions", {}).get("sluiceway")
-    if sluiceway is None or sluiceway.house.settings.server.api_keys_sha256:
-        return
     for sock in worker.sockets:
         address = sock.getsockname()
         if isinstance(address, tuple) and not ipaddress.ip_address(address[0]).is_loopback:
