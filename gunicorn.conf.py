@@ -9,6 +9,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import contextlib
 import errno
 import gc
 import ipaddress
@@ -40,7 +41,9 @@ class _ClientSocket(gevent.socket.socket):
     every other `OSError` gunicorn logs a traceback, and that a client vanished (`ETIMEDOUT`) is nothing to look into.
     """
 
-    __slots__ = ()
+    __slots__ = ("idle",)
+
+    idle: bool  # an answer was given, and nothing of a next request is here; unset before the first
 
     write_timeout_s = 60.0  # a client that takes nothing for so long is cut; set from [server] write_timeout_s
 
@@ -74,6 +77,7 @@ class _ClientSocket(gevent.socket.socket):
             data: bytes = super().recv(*args)
         except OSError as exc:
             raise ConnectionResetError(errno.ECONNRESET, f"the client is gone: {exc}") from exc
+        self.idle = False
         return data
 
 
@@ -87,6 +91,15 @@ class _Response(_Plain):
     gunicorn's own `write` goes through five functions for each, to check what is settled once the headers are sent. It
     has no setting for this but the class.
     """
+
+    draining = False  # set on the class, when its worker is about to end
+
+    def default_headers(self) -> list[str]:
+        # Asked when the headers are sent. gunicorn itself decides when the request has been read, which for a stream's
+        # error may be long before; a client that is told `Connection: close` sends nothing into a connection's end.
+        if self.draining:
+            self.force_close()
+        return super().default_headers()
 
     def write(self, arg: bytes) -> None:
         if not (self.chunked and arg and isinstance(arg, bytes)):
@@ -128,14 +141,88 @@ ggevent.StreamServer = _Server
 
 
 class StreamWorker(GeventWorker):
-    """gunicorn's gevent worker, with `_ClientSocket` under plain connections (TLS keeps its own)."""
+    """gunicorn's gevent worker, with `_ClientSocket` under plain connections (TLS keeps its own), and an end that cuts
+    nobody off:
 
-    _done = False
+        at once         /readyz says it; connections that wait for a next request are ended
+        1 s later       so are those that wait for a first one; gunicorn has stopped accepting by now
+        drain_s later   the streams still open end, each with its last event; at once on QUIT (Ctrl-C)
+        no connection   the process exits, within a second (gunicorn's `run` looks once a second)
+
+    Until the streams' end every request that gets here is answered.
+    """
+
+    drain_s = 0.0  # set from [server] drain_s
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._drainer: gevent.Greenlet | None = None
+        self._hurried = False
+        self._done = False
+        self._busy = 0  # connections with a request that is being answered
+        self._waiting: dict[Any, float] = {}  # the others, and since when: sockets
+        super().__init__(*args, **kwargs)
+
+    @property
+    def alive(self) -> bool:
+        """What gunicorn sets to False when the worker is to end, for whichever reason (a signal, max_requests, a
+        changed file). Nothing else tells of all of them."""
+        return self._alive
+
+    @alive.setter
+    def alive(self, value: bool) -> None:
+        self._alive = value
+        if not value and self._drainer is None:
+            # In a greenlet of its own: a signal's handler runs in whichever is running, the hub too, and must not wait.
+            self._drainer = gevent.spawn(self._drain)
+
+    def _drain(self) -> None:
+        began = time.monotonic()
+        ended = False
+        _Response.draining = True
+        sluiceway = _sluiceway(self)
+        if sluiceway is not None:
+            sluiceway.drain()
+        while not self._done:
+            self._end_waiting(began)
+            if sluiceway is not None and not ended and (self._hurried or time.monotonic() - began >= self.drain_s):
+                ended = True
+                sluiceway.end_streams()
+            gevent.sleep(0.05)
+
+    def _end_waiting(self, began: float) -> None:
+        """End the connections that wait for a request. Left alone, one holds up the exit for `keepalive` seconds."""
+        now = time.monotonic()
+        for client, since in tuple(self._waiting.items()):
+            if getattr(client, "idle", False) or now - max(since, began) >= 1:
+                # Only where nothing is there to be read: a request that is, is answered. It could be read after the
+                # shutdown too, but whoever watches the connection for its client's departure would see one.
+                try:
+                    client._sock.recv(1, socket.MSG_PEEK)
+                except BlockingIOError:
+                    with contextlib.suppress(OSError):
+                        client._sock.shutdown(socket.SHUT_RD)  # the greenlet that waits reads the end, and closes
+                except OSError:
+                    pass  # gone by itself
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         if type(client) is gevent.socket.socket:
             client = _ClientSocket(client.family, client.type, client.proto, fileno=client.detach())
-        super().handle(listener, client, addr)
+        self._waiting[client] = time.monotonic()
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self._waiting.pop(client, None)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        self._waiting.pop(sock, None)
+        self._busy += 1
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        finally:
+            self._busy -= 1
+            self._waiting[sock] = time.monotonic()
+            if type(sock) is _ClientSocket:
+                sock.idle = not req.unreader.buf.getbuffer().nbytes  # a request may have come together with this one
 
     def run(self) -> None:
         super().run()
@@ -145,6 +232,12 @@ class StreamWorker(GeventWorker):
         gevent.spawn(self._quit, sig, frame)
 
     def _quit(self, sig: int, frame: Any) -> None:
+        self._hurried = True
+        self.alive = False
+        # For the streams' last events. A master that was in no hurry before (TERM, then Ctrl-C) kills after 2 s.
+        limit = time.monotonic() + 1.5
+        while self._busy and not self._done and time.monotonic() < limit:
+            gevent.sleep(0.02)
         # Exits 0.1 s later, from this greenlet. Where `run`, which looks once a second, has ended by itself meanwhile,
         # that would be a traceback.
         try:
@@ -172,18 +265,20 @@ workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
 # can serve at a good pace (about a thousand streams), and health checks and idle connections still get in.
 worker_connections = 4000
 
-# Seconds an idle connection is kept. Long enough for a page's next request, short because idle connections hold up a
-# shutdown for as long. (nginx/sluiceway.conf keeps none: it would reuse one in the moment we close it, and answer 502.)
-keepalive = 5
+# Seconds that a connection may wait for its next request. Longer than clients keep an idle one (nginx' upstream{} 60 s,
+# connection pools mostly less), so that who sends is who closes: otherwise a POST meets a closing connection, and is
+# not repeated (of 240 through nginx, sent 2 s apart with 2 s here, 2 became 502). No exit waits for it: `StreamWorker`.
+keepalive = 75
 
-# Seconds that open streams have after TERM or HUP before they are cut. The kill delay of whatever stops us (systemd, an
-# orchestrator) must be longer.
+# Seconds from TERM or HUP until what is still open is cut. Streams were asked to end long before, at [server] drain_s.
+# The kill delay of whatever stops us (systemd, an orchestrator) must be longer.
 graceful_timeout = 30
 
 # A worker whose event loop did not turn for this long is replaced. No limit on a stream: streaming turns the loop.
 timeout = 30
 
-# Never retire a worker by count: it closes its listener at once, and its successor starts only after its last stream.
+# Never retire a worker by count: it stops accepting within a second, and its successor starts only after its last
+# stream, up to drain_s later.
 max_requests = 0
 
 # gunicorn's line per request is written when a stream ends and tells nothing of how. --access-logfile=- turns it on.
@@ -277,6 +372,8 @@ def post_worker_init(worker: Any) -> None:
     if sluiceway is not None:
         settings = sluiceway.house.settings.server
         _limit_writing(worker, settings.write_timeout_s)
+        _limit_drain(worker, settings.drain_s)
+        _warn_if_full(worker, settings.max_streams)
         if not settings.api_keys_sha256:
             _warn_if_open(worker)
 
@@ -297,6 +394,33 @@ def _limit_writing(worker: Any, write_timeout_s: float) -> None:
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
             # Also for a client that vanished (power, NAT), which would otherwise be found out after 15 minutes.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(write_timeout_s * 1000))
+
+
+# Between the streams' end and the master's SIGKILL: for a thousand last events, and `run`'s looks, one a second.
+_MARGIN_S = 3
+
+
+def _limit_drain(worker: Any, drain_s: float) -> None:
+    longest = max(worker.cfg.graceful_timeout - _MARGIN_S, 0)
+    worker.drain_s = min(drain_s, longest)
+    if drain_s > longest:
+        worker.log.warning(
+            "[server] drain_s = %g, but workers are killed %d s after TERM: streams are ended after %d s; raise "
+            "gunicorn's graceful_timeout",
+            drain_s,
+            worker.cfg.graceful_timeout,
+            longest,
+        )
+
+
+def _warn_if_full(worker: Any, max_streams: int) -> None:
+    if max_streams >= worker.cfg.worker_connections:
+        worker.log.warning(
+            "[server] max_streams = %d, but a worker accepts %d connections: beyond these, requests hang instead of "
+            "getting their 503; raise gunicorn's worker_connections",
+            max_streams,
+            worker.cfg.worker_connections,
+        )
 
 
 def _warn_if_open(worker: Any) -> None:
