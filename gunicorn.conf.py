@@ -16,10 +16,12 @@ import ipaddress
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -302,7 +304,8 @@ def on_starting(server: Any) -> None:
     # A wrong setting is one sentence here, before anything else runs; in a process of its own, as the master never
     # imports the app. Left to the workers it is told by each, and where two fail to boot at the same time, gunicorn 27
     # ends in a traceback.
-    if subprocess.run([sys.executable, "-c", _CHECK], cwd=Path(__file__).parent, check=False).returncode:
+    command = [sys.executable, "-c", _CHECK]
+    if subprocess.run(command, cwd=Path(__file__).parent, env=_unmeasured(), check=False).returncode:
         sys.exit(4)  # gunicorn's own status for an app that can't be loaded
 
 
@@ -435,6 +438,41 @@ def _warn_if_open(worker: Any) -> None:
             )
 
 
+# /metrics of any worker tells of all of them: each writes its numbers into files of one folder (prometheus_client's
+# multiprocess mode). Its name goes through the environment, and must be there before an app is loaded.
+
+_METRICS = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def _prepare_metrics(server: Any) -> str | None:
+    """The folder that is ours to remove; None where the user named one, which begins empty: numbers of the workers of a
+    master before would be added to those of today's."""
+    if named := os.environ.get(_METRICS):
+        Path(named).mkdir(parents=True, exist_ok=True)
+        if not server.master_pid:  # after USR2 the old master's workers are still writing
+            for left in Path(named).glob("*.db"):
+                left.unlink(missing_ok=True)
+        return None
+    made = tempfile.mkdtemp(prefix="sluiceway-metrics-")
+    if (server.cfg.uid, server.cfg.gid) != (os.geteuid(), os.getegid()):
+        os.chown(made, server.cfg.uid, server.cfg.gid)
+    os.environ[_METRICS] = made
+    return made
+
+
+def _unmeasured() -> dict[str, str]:
+    """The environment of a process of ours that is no worker, and would leave files there too."""
+    return {name: value for name, value in os.environ.items() if name != _METRICS}
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    # Its counts stay, or totals would fall; what it had open does not.
+    from prometheus_client import multiprocess
+
+    with contextlib.suppress(OSError):  # it would end the master
+        multiprocess.mark_process_dead(worker.pid)
+
+
 # The embedded model (app/local_model.py) is a process beside the workers, started and ended with the server. It learns
 # its port and key as the workers do, from the environment; a port that is set already means that somebody else runs
 # the model. A second execution of this file, on HUP, keeps what the first one chose.
@@ -459,17 +497,19 @@ def _start_model() -> "subprocess.Popen[bytes]":
         # The package `app` imports this module on its way (for /readyz), of which -m would warn.
         [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-m", "app.local_model", str(os.getpid())],
         cwd=Path(__file__).parent,
+        env=_unmeasured(),
         stdin=subprocess.DEVNULL,
         # Out of the terminal's foreground group: Ctrl-C reaches the master only, which ends the workers' streams first.
         start_new_session=True,
     )
 
 
-# The handle is kept on the arbiter, because after HUP these functions are others, in a new namespace.
+# The handles are kept on the arbiter, because after HUP these functions are others, in a new namespace.
 
 
 def when_ready(server: Any) -> None:
     # Not on_starting: an address in use ends the master between the two, without on_exit.
+    server.metrics_dir = _prepare_metrics(server)
     server.local_model = _start_model() if _starts_model else None
 
 
@@ -480,14 +520,18 @@ def on_reload(server: Any) -> None:
 
 
 def pre_exec(server: Any) -> None:
-    # USR2: the new master starts a model of its own, also after a HUP, when our values pass for the user's.
+    # USR2: the new master has a folder and a model of its own, also after a HUP, when our values pass for the user's.
+    if server.metrics_dir is not None:
+        server.cfg.env_orig.pop(_METRICS, None)
     if server.local_model is not None:
         for name in (_PORT, _KEY):
             server.cfg.env_orig.pop(name, None)
 
 
 def on_exit(server: Any) -> None:
-    # Not reached when the master is killed: then the model sees that its parent is gone.
+    # Not reached when the master is killed: then the model sees that its parent is gone, and the folder stays.
+    if server.metrics_dir is not None:
+        shutil.rmtree(server.metrics_dir, ignore_errors=True)
     model = server.local_model
     if model is None or model.poll() is not None:
         return
