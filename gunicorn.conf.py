@@ -535,8 +535,9 @@ def on_exit(server: Any) -> None:
     model = server.local_model
     if model is None or model.poll() is not None:
         return
-    model.terminate()
-    try:
-        model.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        model.kill()
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself, and the master took it for one of its workers
+        model.terminate()
+        try:
+            model.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            model.kill()
