@@ -67,7 +67,8 @@ class Service:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(keys)}
         with log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", app, "--bind", f"127.0.0.1:{self.port}", *args],
+                # The command itself: with -m, a master that USR2 starts would find gunicorn's `http` before Python's.
+                [Path(sys.executable).with_name("gunicorn"), app, "--bind", f"127.0.0.1:{self.port}", *args],
                 cwd=ROOT,
                 env={**clean, "PYTHONUNBUFFERED": "1", **env},
                 stdout=log,
