@@ -790,6 +790,23 @@ def test_leaving_is_noticed_at_once_in_every_phase(
     assert stats == Stats(requests=1, connections=1, aborted=1)
 
 
+def test_a_departure_says_whose_request_and_when(fake_provider: FakeProvider) -> None:
+    with RawConnection(fake_provider) as stays, RawConnection(fake_provider) as leaves:
+        stays.post(CHAT, "fake-stall3")
+        leaves.post(MESSAGES, "fake-stall2")
+        fake_provider.wait_for(lambda stats: stats.open_streams == 2)
+        assert fake_provider.departures == []
+        left_at = time.monotonic()
+        leaves.close()
+        fake_provider.wait_for(lambda stats: stats.aborted == 1, timeout_s=1)
+        (departure,) = fake_provider.departures
+        assert departure.request in fake_provider.requests
+        assert departure.request.body["model"] == "fake-stall2"
+        assert left_at <= departure.at <= time.monotonic()
+    fake_provider.reset()
+    assert fake_provider.departures == []
+
+
 def test_a_reset_by_the_client_is_a_leaving_too(raw: RawConnection, fake_provider: FakeProvider) -> None:
     raw.post(CHAT, "fake-stall3")
     raw.head()

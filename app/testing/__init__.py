@@ -27,7 +27,7 @@ rewrite.
 
 from .answers import Answer, ToolCall, answer, text_after
 from .behaviour import GRAMMAR, UnknownPart, grammar
-from .books import Stats
+from .books import Departure, Stats
 from .connection import Request
 from .plugin import fake_provider, fake_provider_server
 from .server import FakeProvider
@@ -35,6 +35,7 @@ from .server import FakeProvider
 __all__ = [
     "GRAMMAR",
     "Answer",
+    "Departure",
     "FakeProvider",
     "Request",
     "Stats",

@@ -5,6 +5,7 @@ that is still ending writes into the old ones, so no test finds another's leavin
 """
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -32,9 +33,18 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Departure:
+    """A request whose client closed before it was answered; `at` is `time.monotonic()` when that was seen."""
+
+    request: Request
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One request in the books. `turn` counts the requests for the same model before it."""
 
+    request: Request
     period: int
     serial: int
     turn: int
@@ -46,6 +56,7 @@ class Books:
         self._period = 0
         self._stats = Stats()
         self._requests: list[Request] = []
+        self._departures: list[Departure] = []
         self._turns: Counter[tuple[str, str]] = Counter()
 
     def reset(self) -> None:
@@ -53,6 +64,7 @@ class Books:
             self._period += 1
             self._stats = Stats()
             self._requests = []
+            self._departures = []
             self._turns.clear()
             self._changed.notify_all()
 
@@ -65,7 +77,7 @@ class Books:
         model = request.body.get("model") if isinstance(request.body, dict) else None
         with self._changed:
             self._requests.append(request)
-            entry = Entry(self._period, len(self._requests), self._turns[request.path, str(model)])
+            entry = Entry(request, self._period, len(self._requests), self._turns[request.path, str(model)])
             self._turns[request.path, str(model)] += 1
             stats = self._stats
             self._stats = replace(stats, requests=stats.requests + 1, open_streams=stats.open_streams + 1)
@@ -73,10 +85,13 @@ class Books:
         return entry
 
     def ended(self, entry: Entry, outcome: Outcome) -> None:
-        """Once for every entry."""
+        """Once for every entry, at once."""
+        at = time.monotonic()
         with self._changed:
             if entry.period != self._period:
                 return
+            if outcome == "aborted":
+                self._departures.append(Departure(entry.request, at))
             more: dict[str, Any] = {outcome: getattr(self._stats, outcome) + 1}
             self._stats = replace(self._stats, open_streams=self._stats.open_streams - 1, **more)
             self._changed.notify_all()
@@ -85,6 +100,11 @@ class Books:
     def requests(self) -> list[Request]:
         with self._changed:
             return list(self._requests)
+
+    @property
+    def departures(self) -> list[Departure]:
+        with self._changed:
+            return list(self._departures)
 
     def stats(self) -> Stats:
         with self._changed:

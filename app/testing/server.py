@@ -14,7 +14,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Self, assert_never
 
-from .books import Books, Stats
+from .books import Books, Departure, Stats
 from .connection import Connection, Departed, Malformed, Request
 from .framing import head
 from .routes import respond
@@ -86,6 +86,11 @@ class FakeProvider:
     def requests(self) -> list[Request]:
         """The requests since the last reset, in the order they were read."""
         return self._books.requests
+
+    @property
+    def departures(self) -> list[Departure]:
+        """Whose client left before the end, and when, since the last reset: as many as `stats().aborted`."""
+        return self._books.departures
 
     def stats(self) -> Stats:
         """The numbers since the last reset. How an answer ended is in them before the client can have seen its end."""
