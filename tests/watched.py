@@ -1,0 +1,26 @@
+"""The service with one more route, which tells what its worker holds."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+from greenlet import greenlet
+
+from app import create_app
+
+app = create_app()
+
+
+@app.get("/worker")
+def worker() -> dict[str, Any]:
+    gc.collect()
+    return {
+        "pid": os.getpid(),
+        "open_streams": app.extensions["sluiceway"].open_streams,
+        "greenlets": sum(isinstance(thing, greenlet) and not thing.dead for thing in gc.get_objects()),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "resident_bytes": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
+    }
