@@ -3,6 +3,7 @@ without ever taking its own heartbeats, or the provider's, for life of the answe
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -255,24 +256,23 @@ def test_the_sdks_survive_them(beating: Watched) -> None:
 # A provider whose frames come in parts, or that sends signs of life of its own
 
 
-class Scripted(socketserver.BaseRequestHandler):
-    """Answers every request with the pieces `script`, each after so many seconds."""
-
-    script: tuple[tuple[float, bytes], ...] = ()
+class Scripted(socketserver.StreamRequestHandler):
+    """Answers with the pieces of `SCRIPTS` for the path and the model, each after so many seconds."""
 
     def handle(self) -> None:
-        sent = b""
-        while b"\r\n\r\n" not in sent:
-            sent += self.request.recv(65536)
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-        try:
+        path = self.rfile.readline().split(b" ")[1].decode()
+        size = 0
+        while line := self.rfile.readline().strip():
+            name, _, value = line.partition(b":")
+            size = int(value) if name.lower() == b"content-length" else size
+        model = json.loads(self.rfile.read(size))["model"]
+        with contextlib.suppress(OSError):  # the service gives up, as it should
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
             self.request.sendall(head)
-            for after_s, piece in self.script:
+            for after_s, piece in SCRIPTS[path, model]:
                 threading.Event().wait(after_s)
                 self.request.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
             self.request.sendall(b"0\r\n\r\n")
-        except OSError:
-            pass  # the service has given up, as it should
 
 
 class Scripting(socketserver.ThreadingTCPServer):
@@ -321,80 +321,81 @@ MESSAGE_ANSWER = (
 )
 
 
-@pytest.fixture(scope="module")
-def scripted() -> Iterator[Callable[[tuple[tuple[float, bytes], ...]], str]]:
-    """`scripted(pieces)` is the address of a provider that answers so."""
-    servers: list[Scripting] = []
-
-    def serve(pieces: tuple[tuple[float, bytes], ...]) -> str:
-        server = Scripting(("127.0.0.1", 0), type("Now", (Scripted,), {"script": pieces}))
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+Script = tuple[tuple[float, bytes], ...]
 
 
-def in_two(whole: bytes, mark: bytes) -> tuple[tuple[float, bytes], ...]:
-    """`whole` with a second's silence in the middle of a frame: right before `mark`."""
-    at = whole.index(mark)
+def in_two(whole: bytes) -> Script:
+    """`whole` with a silence in the middle of a frame."""
+    at = whole.index(b'lo"')
     return (0.0, whole[:at]), (3.5 * HEARTBEAT_S, whole[at:])
 
 
-PINGS = (0.1, event("ping"))
-COMMENTS = (0.1, b": ping\n\n")
+CHAT_BEGUN = CHAT_ANSWER[: CHAT_ANSWER.index(b"data: [DONE]")].rpartition(b"data: ")[0]
+MESSAGE_BEGUN = MESSAGE_ANSWER[: MESSAGE_ANSWER.index(b"event: content_block_stop")]
+COMMENTS: Script = ((0.1, b": ping\n\n"),) * 60
+PINGS: Script = ((0.1, event("ping")),) * 60
+CHAT_PATH, MESSAGES_PATH = "/v1/chat/completions", "/v1/messages"
+SCRIPTS: dict[tuple[str, str], Script] = {
+    (CHAT_PATH, "halved"): in_two(CHAT_ANSWER),
+    (MESSAGES_PATH, "halved"): in_two(MESSAGE_ANSWER),
+    (CHAT_PATH, "pinging"): COMMENTS,
+    (MESSAGES_PATH, "pinging"): PINGS,
+    (CHAT_PATH, "begun"): ((0.0, CHAT_BEGUN), *COMMENTS),
+    (MESSAGES_PATH, "begun"): ((0.0, MESSAGE_BEGUN), *PINGS),
+}
 
 
-def test_a_heartbeat_never_stands_within_a_frame(
-    start_service: Callable[..., Service], scripted: Callable[..., str]
-) -> None:
-    """Where a provider falls silent in the middle of a frame, the client has not got the first half of it."""
-    env = {
-        "OPENAI_API_KEY": "sk-test-0123456789",
-        "OPENAI_BASE_URL": scripted(in_two(CHAT_ANSWER, b'lo"')) + "/v1",
-        "ANTHROPIC_API_KEY": "sk-test-0123456789",
-        "ANTHROPIC_BASE_URL": scripted(in_two(MESSAGE_ANSWER, b'lo"')),
-        "SLUICEWAY_SERVER__HEARTBEAT_S": str(HEARTBEAT_S),
-    }
-    service = start_service(env)
-    with ThreadPoolExecutor(len(STREAMED)) as pool:
-        answers = list(pool.map(lambda door: hear(service.url, door, "m"), STREAMED))
-    for door, said in zip(STREAMED, answers, strict=True):
-        body, beats = apart(door, said.body)
-        assert text_of(door, body) == "Hello"
-        assert beats == 0 if door.name == "plain" else 2 <= beats <= 5, door
-    service.stop()
-
-
-def test_a_providers_pings_are_no_life_of_the_answer(
-    start_service: Callable[..., Service], scripted: Callable[..., str]
-) -> None:
-    """A provider that goes on pinging, after a token or before it, has fallen silent all the same."""
-    begun = MESSAGE_ANSWER[: MESSAGE_ANSWER.index(b"event: content_block_stop")]
-    chat_begun = CHAT_ANSWER[: CHAT_ANSWER.index(b"data: [DONE]")].rpartition(b"data: ")[0]
-    for first, code in (((begun, chat_begun), "idle_timeout"), ((b"", b""), "first_token_timeout")):
-        message, chat = ((((0.0, said),) if said else ()) for said in first)
+@pytest.fixture(scope="module")
+def scripted(start_service: Callable[..., Service]) -> Iterator[Service]:
+    """A service in front of that provider; its status line is not held at all."""
+    with Scripting(("127.0.0.1", 0), Scripted) as provider:
+        threading.Thread(target=provider.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        url = f"http://127.0.0.1:{provider.server_address[1]}"
         env = {
             "OPENAI_API_KEY": "sk-test-0123456789",
-            "OPENAI_BASE_URL": scripted((*chat, *[COMMENTS] * 60)) + "/v1",
+            "OPENAI_BASE_URL": f"{url}/v1",
             "ANTHROPIC_API_KEY": "sk-test-0123456789",
-            "ANTHROPIC_BASE_URL": scripted((*message, *[PINGS] * 60)),
+            "ANTHROPIC_BASE_URL": url,
             "SLUICEWAY_SERVER__HEARTBEAT_S": str(HEARTBEAT_S),
-            "SLUICEWAY_SERVER__HOLD_S": str(HOLD_S),
+            "SLUICEWAY_SERVER__HOLD_S": "0",
             "SLUICEWAY_TIMEOUTS__FIRST_TOKEN_S": str(SILENCE_S),
             "SLUICEWAY_TIMEOUTS__IDLE_S": str(SILENCE_S),
         }
         service = start_service(env)
-        with ThreadPoolExecutor(len(STREAMED)) as pool:
-            answers = list(pool.map(lambda door, url=service.url: hear(url, door, "m"), STREAMED))
-        for door, said in zip(STREAMED, answers, strict=True):
-            body, _ = apart(door, said.body)
-            assert SAID[code].get(door.name, code) in code_in(door, body), door
-            assert SILENCE_S - 0.05 <= said.pieces[-1][0] - said.asked_at <= SILENCE_S + LATE_S, door
+        yield service
         service.stop()
+        provider.shutdown()
+
+
+def hear_all(service: Service, model: str) -> Iterator[tuple[Door, Heard]]:
+    with ThreadPoolExecutor(len(STREAMED)) as pool:
+        yield from zip(STREAMED, pool.map(lambda door: hear(service.url, door, model), STREAMED), strict=True)
+
+
+def test_a_heartbeat_never_stands_within_a_frame(scripted: Service) -> None:
+    """Where a provider falls silent in the middle of a frame, the client has not got the first half of it."""
+    for door, said in hear_all(scripted, "halved"):
+        body, beats = apart(door, said.body)
+        assert text_of(door, body) == "Hello"
+        assert beats == 0 if door.name == "plain" else 2 <= beats <= 5, door
+
+
+@pytest.mark.parametrize(("model", "code"), [("begun", "idle_timeout"), ("pinging", "first_token_timeout")])
+def test_a_providers_pings_are_no_life_of_the_answer(scripted: Service, model: str, code: str) -> None:
+    """A provider that goes on pinging, after a token or before it, has fallen silent all the same."""
+    for door, said in hear_all(scripted, model):
+        body, _ = apart(door, said.body)
+        assert SAID[code].get(door.name, code) in code_in(door, body), door
+        assert SILENCE_S - 0.05 <= said.pieces[-1][0] - said.asked_at <= SILENCE_S + LATE_S, door
+
+
+def test_without_a_hold_the_status_line_leaves_at_once(scripted: Service) -> None:
+    for door in STREAMED:
+        with Caller(("127.0.0.1", scripted.port), request_bytes(door, "pinging")) as caller:
+            asked_at = time.monotonic()
+            caller.read_until(b"\r\n\r\n")
+            assert caller.received.startswith(b"HTTP/1.1 200 "), door
+            assert time.monotonic() - asked_at <= LATE_S
 
 
 # Before the status line
@@ -421,17 +422,3 @@ def until_closed(address: tuple[str, int], request: bytes) -> Iterator[bytes]:
     with Caller(address, request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)) as caller:
         caller.read_to_the_end()
         yield caller.received
-
-
-def test_without_a_hold_the_status_line_leaves_at_once(
-    start_service: Callable[..., Service], fake_provider: FakeProvider
-) -> None:
-    service = start_service({**fake_provider.env, "SLUICEWAY_SERVER__HOLD_S": "0"})
-    for door in STREAMED:
-        with Caller(("127.0.0.1", service.port), request_bytes(door, SILENT_FROM_THE_START)) as caller:
-            asked_at = time.monotonic()
-            caller.read_until(b"\r\n\r\n")
-            assert caller.received.startswith(b"HTTP/1.1 200 "), door
-            assert time.monotonic() - asked_at <= 1.0
-    fake_provider.wait_for(lambda stats: stats.open_streams == 0)
-    service.stop()
