@@ -60,9 +60,9 @@ class Outcome(msgspec.Struct, kw_only=True):
 def report(outcome: Outcome) -> None:
     """Log and count what became of a stream, once, at its end. Never raises: nobody's answer fails over its books."""
     try:
-        if streams_log.isEnabledFor(logging.INFO):
-            streams_log.info(_line(outcome))
+        line = _line(outcome)
         _metrics().count(outcome)
+        streams_log.info(line)  # last: who has seen the line finds it counted, whichever worker is asked
     except Exception:
         log.exception("%s the outcome of a stream could not be recorded", outcome.request_id)
 
