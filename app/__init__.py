@@ -51,7 +51,7 @@ from .outcomes import log_to_stderr
 from .registry import nearest
 from .settings import Settings, SettingsError, load_settings
 from .web import DOORS
-from .web.serving import EXTENSION, dress, error_response, serve
+from .web.serving import EXTENSION, close_dropped, dress, error_response, serve
 
 __all__ = ["Settings", "SettingsError", "Sluiceway", "SluicewayError", "create_app", "load_settings", "stream"]
 
@@ -86,6 +86,7 @@ class Sluiceway:
         settings = load_settings(app.config)
         self.house = build(settings)
         app.extensions[EXTENSION] = self
+        app.teardown_request(close_dropped)
         for name in self._doors:
             app.register_blueprint(DOORS[name], url_prefix=self._url_prefix or None)
         if settings.without_effect:

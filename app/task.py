@@ -42,15 +42,15 @@ class Task(Generic[T]):
             threading.Thread(target=run, args=(self._run, call), daemon=True).start()
 
     def _run(self, call: Callable[[], T]) -> None:
-        value: Any = None
-        error: BaseException | None = None
         try:
             value = call()
-        except BaseException as exc:
-            error = exc
+        except BaseException as exc:  # not kept where nobody asks: it holds all that the call had open
+            if not self.done:
+                self._settle(None, exc)
+            return
         if not self.done:
-            self._settle(value, error)
-        elif error is None and self._unwanted is not None:
+            self._settle(value, None)
+        elif self._unwanted is not None:
             self._unwanted(value)
 
     def _settle(self, value: Any, error: BaseException | None) -> None:

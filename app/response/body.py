@@ -49,7 +49,7 @@ def streamed(
     """The response of an answer that begins with `first` (None: with a heartbeat). Closing it closes `rest`, also if it
     never started."""
     # `mimetype`, not `content_type`: Flask adds the charset, without which `requests` reads UTF-8 as Latin-1.
-    response = _Streamed(
+    response = Streamed(
         stream_with_context(_written(first, rest, encoder, heartbeat_s, request_id)),
         mimetype=mimetype,
         headers=STREAM_HEADERS,
@@ -60,10 +60,14 @@ def streamed(
     return response
 
 
-class _Streamed(Response):
-    """Hands its pieces on as they are: bytes already, which werkzeug would look at one by one."""
+class Streamed(Response):
+    """Hands its pieces on as they are: bytes already, which werkzeug would look at one by one. Until it is `handed` to
+    the server nobody but its maker closes it."""
+
+    handed = False
 
     def iter_encoded(self) -> Iterator[bytes]:
+        self.handed = True
         return iter(self.response)  # type: ignore[arg-type]
 
 

@@ -43,10 +43,15 @@ class _Watcher:
 
     def add(self, fd: int, gone: Gone) -> bool:
         """Whether it is watched now: one watch a socket, and none of one that is closed already."""
-        if fd < 0 or fd in self._watched:
+        try:
+            self._epoll.register(fd, select.EPOLLRDHUP)  # EPOLLHUP and EPOLLERR come unasked
+        except (OSError, ValueError):
             return False
-        self._epoll.register(fd, select.EPOLLRDHUP)  # EPOLLHUP and EPOLLERR come unasked
+        # The kernel forgets a socket when it is closed. What is still here was never closed by its stream.
+        forgotten = self._watched.get(fd)
         self._watched[fd] = gone
+        if forgotten is not None:
+            forgotten()
         return True
 
     def remove(self, fd: int) -> None:

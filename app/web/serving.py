@@ -31,7 +31,7 @@ from ..errors import (
 from ..flow import House, answer
 from ..formats import FORMATS
 from ..registry import nearest
-from ..response import whole
+from ..response import Streamed, whole
 
 log = logging.getLogger("sluiceway")
 
@@ -81,8 +81,18 @@ def serve(
     # is one of a few. Flask does the same between the view and a stream.
     current_app.do_teardown_appcontext()
     response = answer(here, form, asked, target, request_id=named, environ=request.environ)
+    if isinstance(response, Streamed):
+        g.sluiceway_streams = [*g.get("sluiceway_streams", ()), response]
     response.headers["X-Request-ID"] = named
     return response
+
+
+def close_dropped(_exc: BaseException | None = None) -> None:
+    """At a request's end: close the streams that the app has begun and not handed over. A view may answer something
+    else after all, an `after_request` function may raise; Flask then drops a response without closing it."""
+    for response in g.pop("sluiceway_streams", ()):
+        if not response.handed:
+            response.close()
 
 
 def authorize(here: House, request: Request) -> None:
