@@ -125,7 +125,12 @@ def watched(
     tables = [f'[providers.{name}]\nkind = "openai"\nbase_url = "{url}"' for name, url in addresses.items()]
     file.write_text("\n".join(tables))
     proxy = f"http://{here}"
-    env = {"SLUICEWAY_CONFIG": str(file), "SLUICEWAY_TIMEOUTS__CONNECT_S": "30", "SLUICEWAY_LOCAL__ENABLED": "false"}
+    env = {
+        "SLUICEWAY_CONFIG": str(file),
+        "SLUICEWAY_TIMEOUTS__CONNECT_S": "30",
+        "SLUICEWAY_LOCAL__ENABLED": "false",
+        "GEVENT_THREADPOOL_IDLE_TASK_TIMEOUT": "0.2",  # of name lookups; else a greenlet waits 5 s for more
+    }
     one = under_watch(start_service, {**env, "HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": "127.0.0.1"})
     with Caller(one.address, request_bytes(the("streams", "plain"), "m")):  # what is made once, is made now
         eventually(lambda: witness.heard == 1)
