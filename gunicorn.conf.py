@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gevent
 import gevent.socket
@@ -127,7 +127,13 @@ class _Server(StreamServer):
     accepting by ten leaves the newest waiting for seconds. (With several workers gunicorn sets 1, so that they share.)
     """
 
+    started_here: ClassVar[list["_Server"]] = []  # by this worker, one for each address
+
     _fixed: int | None = None
+
+    def start(self) -> None:
+        self.started_here.append(self)
+        super().start()
 
     @property
     def max_accept(self) -> int:
@@ -147,7 +153,7 @@ class StreamWorker(GeventWorker):
     nobody off:
 
         at once         /readyz says it; connections that wait for a next request are ended
-        1 s later       so are those that wait for a first one; gunicorn has stopped accepting by now
+        1 s later       so are those that wait for a first one; nothing is accepted any more
         drain_s later   the streams still open end, each with its last event; at once on QUIT (Ctrl-C)
         no connection   the process exits, within a second (gunicorn's `run` looks once a second)
 
@@ -188,6 +194,8 @@ class StreamWorker(GeventWorker):
             self._end_waiting(began)
             if sluiceway is not None and not ended and (self._hurried or time.monotonic() - began >= self.drain_s):
                 ended = True
+                for server in _Server.started_here:
+                    server.close()  # in a reload, what comes from now on is the next worker's; this one would refuse it
                 sluiceway.end_streams()
             gevent.sleep(0.05)
 
