@@ -55,6 +55,8 @@ PHASES = {
 HELD = "after the hold"  # `hold_s` is over and the status line is out, but no token has come
 AT_ONCE = "at once"  # the request is hardly sent
 
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: sluiceway\r\n\r\n"
+
 
 class Case(NamedTuple):
     door: Door
@@ -318,3 +320,53 @@ def connected(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
         return True
     return False
+
+
+# On a connection that is kept
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_departure_is_seen_behind_a_request_that_waits_for_its_turn(
+    watched: Watched, fake_provider: FakeProvider, way: str
+) -> None:
+    """A pipelined request can be read all the time: it neither hides the departure nor keeps the worker busy."""
+    with Caller(watched.address, request_bytes(STREAMED[0], PHASES["between two tokens"])) as caller:
+        caller.read_until(b"data: ")
+        caller.sock.sendall(HEALTHZ)
+        before = watched.holds()
+        settled(time.monotonic() + 0.45)
+        used_s = watched.holds()["cpu_s"] - before["cpu_s"]
+        assert used_s <= 0.2, "of half a second of silence"
+        caller.leave(way)
+        fake_provider.wait_for(lambda stats: stats.aborted == 1)
+
+
+def test_a_request_that_waited_is_answered_and_the_next_stream_is_watched(
+    watched: Watched, fake_provider: FakeProvider
+) -> None:
+    with Caller(watched.address, request_bytes(STREAMED[0], "fake-n9-i20")) as caller:
+        caller.read_until(b"data: ")
+        caller.sock.sendall(HEALTHZ)
+        caller.read_until(b'{"status":"ok"}')
+        assert b"[DONE]" in caller.received, "one after the other"
+        caller.sock.sendall(request_bytes(STREAMED[1], PHASES["before a token"]))
+        fake_provider.wait_for(lambda stats: stats.requests == 2)
+        settled(time.monotonic())
+        caller.leave("close")
+        fake_provider.wait_for(lambda stats: stats.aborted == 1)
+
+
+# Without gunicorn and without gevent
+
+
+def test_a_departure_from_flasks_own_server(fake_provider: FakeProvider, figures: Figures) -> None:
+    port = free_port()
+    command = ("flask", "--app", "wsgi:app", "run", "--port", str(port))
+    doors = [door for door in ASKED if door.name in ("chat", "chat-whole") and door.provider == "openai"]
+    took: list[float] = []
+    with running(*command, env=fake_provider.env):
+        eventually(lambda: connected(port), within_s=30, what="flask run")
+        for phase in PHASES:
+            took += one_by_one(cases(doors, phase, ("127.0.0.1", port)), fake_provider)
+    figures.add("any phase, flask run", took)
+    quick(took)

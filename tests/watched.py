@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ app = create_app()
 def worker() -> dict[str, Any]:
     gc.collect()
     return {
-        "pid": os.getpid(),
+        "cpu_s": time.process_time(),
         "open_streams": app.extensions["sluiceway"].open_streams,
         "greenlets": sum(isinstance(thing, greenlet) and not thing.dead for thing in gc.get_objects()),
         "descriptors": len(os.listdir("/proc/self/fd")),
