@@ -80,12 +80,27 @@ def test_one_too_many_is_refused_in_each_formats_own_shape(small: Watched, fake_
         assert fake_provider.stats().requests == PLACES, "no model was asked for what was refused"
 
 
+def test_of_many_at_once_as_many_as_there_are_places_are_let_in(small: Watched, fake_provider: FakeProvider) -> None:
+    eventually(lambda: small.holds()["open_streams"] == 0)
+    with contextlib.ExitStack() as stack:
+        asked = [request_bytes(door, OPEN) for door in ASKED * 4]
+        callers = [stack.enter_context(Caller(small.address, request)) for request in asked]
+        fake_provider.wait_for(lambda stats: stats.requests == PLACES)
+        refused = 0
+        for caller in callers:
+            caller.sock.settimeout(QUICK_S)
+            with contextlib.suppress(TimeoutError):
+                caller.read_until(b"\r\n\r\n")
+            refused += caller.received.startswith(b"HTTP/1.1 503 ")
+        assert refused == len(callers) - PLACES
+        assert fake_provider.stats().requests == PLACES
+
+
 def test_what_is_no_stream_still_answers(small: Watched, fake_provider: FakeProvider) -> None:
     with full(small, fake_provider, the("chat")):
-        for path in ("/healthz", "/readyz", "/", "/v1/models"):
+        for path in ("/healthz", "/readyz", "/", "/v1/models", "/metrics"):
             response = requests.get(small.service.url + path, timeout=5)
             assert response.status_code == 200, path
-        assert requests.get(f"{small.service.url}/metrics", timeout=5).status_code in (200, 404)
         wrong = requests.post(f"{small.service.url}/v1/chat/completions", json={}, timeout=5)
         assert wrong.status_code == 400, "what could never be answered is not told to come again"
 
