@@ -12,8 +12,10 @@ import itertools
 import json
 import random
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +40,7 @@ from conftest import Service, eventually, free_port
 from test_nginx import Nginx, nginx_binary, start_nginx
 from test_routes import Door, tokens
 
-from app.testing import FakeProvider
+from app.testing import FakeProvider, answer
 
 __all__ = ["nginx_binary", "start_nginx"]  # fixtures
 
@@ -370,3 +372,47 @@ def test_a_departure_from_flasks_own_server(fake_provider: FakeProvider, figures
             took += one_by_one(cases(doors, phase, ("127.0.0.1", port)), fake_provider)
     figures.add("any phase, flask run", took)
     quick(took)
+
+
+# Whoever stays
+
+
+def test_who_stays_has_a_whole_answer_while_others_leave(watched: Watched, fake_provider: FakeProvider) -> None:
+    """Connections to the provider are used again: a departure ends its own stream and never the one that follows it.
+
+    Those who leave do so at any moment of a short answer, before it has begun and after it has ended too.
+    """
+    model = "fake-n3-i1"
+    until = time.monotonic() + 3
+    whole = answer(model).text
+
+    def stay(door: Door) -> int:
+        answers = 0
+        while time.monotonic() < until:
+            headers = {"Connection": "close"}
+            with Caller(watched.address, request_bytes(door, model, headers=headers)) as caller:
+                caller.read_to_the_end()
+            said = caller.received if door in WHOLE else caller.body
+            assert all(word.encode() in said for word in whole.split()), (str(door), caller.received)
+            answers += 1
+        return answers
+
+    def leave(seed: int) -> int:
+        chance = random.Random(seed)  # noqa: S311
+        departures = 0
+        while time.monotonic() < until:
+            with Caller(watched.address, request_bytes(chance.choice(ASKED), model)) as caller:
+                threading.Event().wait(chance.random() * 0.012)
+                caller.leave(chance.choice(WAYS))
+            departures += 1
+            threading.Event().wait(0.02)  # without a pause these alone would keep the worker busy
+        return departures
+
+    staying = [door for door in ASKED if door.name in ("chat", "messages", "chat-whole", "ndjson")]
+    with ThreadPoolExecutor(16) as pool:
+        stayed = [pool.submit(stay, door) for door in staying]
+        left = [pool.submit(leave, seed) for seed in range(4)]
+    print(f"\n{sum(one.result() for one in stayed)} answers, {sum(one.result() for one in left)} departures")
+    eventually(lambda: watched.holds()["open_streams"] == 0, what="no open stream")
+    assert fake_provider.wait_for(lambda stats: stats.open_streams == 0).faults == 0
+    watched.assert_no_complaint()
