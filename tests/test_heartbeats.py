@@ -28,7 +28,7 @@ from app.testing import FakeProvider, answer, text_after
 
 HEARTBEAT_S = 0.3
 HOLD_S = 0.2
-SILENCE_S = 1.2  # of the clocks below: time for three heartbeats, and for no fifth
+SILENCE_S = 1.6  # of the clocks below: time for five heartbeats; `SLOW` stays well below it
 LATE_S = 0.6  # by how much a clock may ring late here
 
 SILENT = "fake-n6-stall3"
@@ -150,7 +150,7 @@ def test_heartbeats_in_a_silence_after_some_tokens(heard: dict[tuple[str, str], 
     said = heard[str(door), SILENT]
     assert said.status == 200
     body, beats = apart(door, said.body)
-    assert beats == 0 if door.name == "plain" else 3 <= beats <= 5
+    assert beats == 0 if door.name == "plain" else 4 <= beats <= 6
     text = text_of(door, body)
     assert text.startswith(text_after(SILENT, 3))
     assert SAID["idle_timeout"].get(door.name, "idle_timeout") in code_in(door, body)
@@ -163,7 +163,7 @@ def test_heartbeats_before_the_first_token(heard: dict[tuple[str, str], Heard], 
     said = heard[str(door), SILENT_FROM_THE_START]
     assert said.status == 200
     body, beats = apart(door, said.body)
-    assert beats == 0 if door.name == "plain" else 3 <= beats <= 5
+    assert beats == 0 if door.name == "plain" else 4 <= beats <= 6
     assert SAID["first_token_timeout"].get(door.name, "first_token_timeout") in code_in(door, body)
     assert SILENCE_S - 0.05 <= said.pieces[-1][0] - said.asked_at <= SILENCE_S + LATE_S
     if door.name != "plain":
@@ -209,48 +209,41 @@ def test_an_answer_in_one_piece_has_none(heard: dict[tuple[str, str], Heard], do
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 
 
-def by_openai(url: str, model: str) -> str:
-    with (
-        openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
-        client.chat.completions.create(model=model, messages=MESSAGES, stream=True) as chunks,
-    ):
+def by_openai(client: openai.OpenAI, model: str) -> str:
+    with client.chat.completions.create(model=model, messages=MESSAGES, stream=True) as chunks:
         return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
 
 
-def by_openai_helper(url: str, model: str) -> str:
-    with (
-        openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
-        client.chat.completions.stream(model=model, messages=MESSAGES) as stream,
-    ):
+def by_openai_helper(client: openai.OpenAI, model: str) -> str:
+    with client.chat.completions.stream(model=model, messages=MESSAGES) as stream:
         return stream.until_done().get_final_completion().choices[0].message.content or ""
 
 
-def by_anthropic(url: str, model: str) -> str:
-    with (
-        anthropic.Anthropic(base_url=url, api_key="any", max_retries=0) as client,
-        client.messages.create(model=model, messages=MESSAGES, max_tokens=99, stream=True) as events,
-    ):
+def by_anthropic(client: anthropic.Anthropic, model: str) -> str:
+    with client.messages.create(model=model, messages=MESSAGES, max_tokens=99, stream=True) as events:
         deltas = [event.delta for event in events if event.type == "content_block_delta"]
         return "".join(delta.text for delta in deltas if delta.type == "text_delta")
 
 
-def by_anthropic_helper(url: str, model: str) -> str:
-    with (
-        anthropic.Anthropic(base_url=url, api_key="any", max_retries=0) as client,
-        client.messages.stream(model=model, messages=MESSAGES, max_tokens=99) as stream,
-    ):
+def by_anthropic_helper(client: anthropic.Anthropic, model: str) -> str:
+    with client.messages.stream(model=model, messages=MESSAGES, max_tokens=99) as stream:
         return stream.get_final_text()
 
 
 def test_the_sdks_survive_them(beating: Watched) -> None:
-    asked = [
-        (client, f"{provider}/{SLOW}")
-        for client in (by_openai, by_openai_helper, by_anthropic, by_anthropic_helper)
-        for provider in ("openai", "anthropic")
-    ]
-    with ThreadPoolExecutor(len(asked)) as pool:
-        said = pool.map(lambda pair: pair[0](beating.service.url, pair[1]), asked)
-    assert list(said) == [answer(SLOW).text] * len(asked)
+    url = beating.service.url
+    with (
+        openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as gpt,
+        anthropic.Anthropic(base_url=url, api_key="any", max_retries=0) as claude,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        said = [
+            pool.submit(read, client, f"{provider}/{SLOW}")
+            for client, reads in ((gpt, (by_openai, by_openai_helper)), (claude, (by_anthropic, by_anthropic_helper)))
+            for read in reads
+            for provider in ("openai", "anthropic")
+        ]
+        assert [one.result() for one in said] == [answer(SLOW).text] * len(said)
 
 
 # A provider whose frames come in parts, or that sends signs of life of its own
