@@ -9,6 +9,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import atexit
 import contextlib
 import errno
 import gc
@@ -453,7 +454,7 @@ _METRICS = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def _prepare_metrics(server: Any) -> str | None:
-    """The folder that is ours to remove; None where the user named one, which begins empty: numbers of the workers of a
+    """The folder that is ours; None where the user named one, which begins empty: numbers of the workers of a
     master before would be added to those of today's."""
     if named := os.environ.get(_METRICS):
         Path(named).mkdir(parents=True, exist_ok=True)
@@ -465,7 +466,14 @@ def _prepare_metrics(server: Any) -> str | None:
     if (server.cfg.uid, server.cfg.gid) != (os.geteuid(), os.getegid()):
         os.chown(made, server.cfg.uid, server.cfg.gid)
     os.environ[_METRICS] = made
+    # Not on_exit, which is left out where two workers fail to boot at the same time. A killed master leaves it.
+    atexit.register(_remove, made, os.getpid())
     return made
+
+
+def _remove(folder: str, master: int) -> None:
+    if os.getpid() == master:  # a worker's exit comes by here as well
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unmeasured() -> dict[str, str]:
@@ -537,9 +545,7 @@ def pre_exec(server: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    # Not reached when the master is killed: then the model sees that its parent is gone, and the folder stays.
-    if server.metrics_dir is not None:
-        shutil.rmtree(server.metrics_dir, ignore_errors=True)
+    # Not reached when the master is killed: then the model sees that its parent is gone.
     model = server.local_model
     if model is None or model.poll() is not None:
         return
