@@ -1,8 +1,9 @@
-"""Somebody's app that begins streams which it then does not hand over to the server."""
+"""Somebody's app that begins streams and hands over something else, or hands them over in a body of its own."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from flask import Flask, Response, abort, request
@@ -29,6 +30,24 @@ def aborted() -> str:
 @app.post("/failing")
 def failing() -> Response:
     return sluiceway.stream(request)
+
+
+@app.post("/noted")
+def noted() -> Response:
+    """Each piece passes through the app, which may keep it."""
+    answer = sluiceway.stream(request)
+
+    def pieces() -> Iterator[bytes]:
+        yield b": noted\n"
+        yield from answer.iter_encoded()
+
+    return Response(pieces(), mimetype=answer.mimetype)
+
+
+@app.post("/wrapped")
+def wrapped() -> Response:
+    answer = sluiceway.stream(request)
+    return Response(answer.response, mimetype=answer.mimetype, headers={"X-Shop": "1"})
 
 
 @app.after_request

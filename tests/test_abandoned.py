@@ -11,7 +11,7 @@ from callers import watched as under_watch
 from conftest import Service, eventually
 from test_routes import Door
 
-from app.testing import FakeProvider
+from app.testing import FakeProvider, answer
 
 PATHS = {"/instead": b"HTTP/1.1 200 ", "/aborted": b"HTTP/1.1 403 ", "/failing": b"HTTP/1.1 500 "}
 STREAM = next(door for door in ASKED if (door.name, door.provider) == ("streams", "openai"))
@@ -75,3 +75,25 @@ def test_the_next_stream_of_a_kept_connection_is_watched(careless: Watched, fake
         settled(fake_provider.requests[-1].at)
         caller.leave("close")
         fake_provider.wait_for(lambda stats: stats.aborted == 1)
+
+
+@pytest.mark.parametrize("path", ["/noted", "/wrapped"])
+def test_a_stream_in_a_body_of_the_apps_own_is_whole(careless: Watched, fake_provider: FakeProvider, path: str) -> None:
+    model = "fake-n9-i20"
+    with Caller(careless.address, request_bytes(at(path), model, headers={"Connection": "close"})) as caller:
+        caller.read_to_the_end()
+    lines = caller.body.decode().split("\n")
+    assert "".join(STREAM.line_text(line) or "" for line in lines) == answer(model).text
+    assert caller.body.endswith(b"data: [DONE]\n\n")
+    fake_provider.wait_for(lambda stats: stats.completed == 1)
+    eventually(lambda: careless.holds()["open_streams"] == 0, within_s=5, what="no place taken")
+
+
+@pytest.mark.parametrize("path", ["/noted", "/wrapped"])
+def test_its_client_may_leave(careless: Watched, fake_provider: FakeProvider, path: str) -> None:
+    with Caller(careless.address, request_bytes(at(path), "fake-n9-stall3")) as caller:
+        caller.read_until(b'"text"')
+        settled(fake_provider.requests[-1].at)
+        caller.leave("close")
+        fake_provider.wait_for(lambda stats: stats.aborted == 1)
+    eventually(lambda: careless.holds()["open_streams"] == 0, within_s=5, what="no place taken")
