@@ -149,6 +149,9 @@ class _Server(StreamServer):
 ggevent.StreamServer = _Server
 
 
+_HEAD_S = 15  # for a request's head, from the connection or its first byte on
+
+
 class StreamWorker(GeventWorker):
     """gunicorn's gevent worker, with `_ClientSocket` under plain connections (TLS keeps its own), and an end that cuts
     nobody off:
@@ -219,10 +222,17 @@ class StreamWorker(GeventWorker):
         if type(client) is gevent.socket.socket:
             client = _ClientSocket(client.family, client.type, client.proto, fileno=client.detach())
         self._waiting[client] = time.monotonic()
+        gevent.getcurrent().client = client
         try:
             super().handle(listener, client, addr)
         finally:
             self._waiting.pop(client, None)
+
+    def timeout_ctx(self) -> Any:
+        # gunicorn has one clock for a connection that rests between two requests and for one that is sending its head.
+        # `keepalive` is for the first; whoever opens a connection and says nothing need not hold a place for so long.
+        rests = getattr(getattr(gevent.getcurrent(), "client", None), "idle", False)
+        return gevent.Timeout(self.cfg.keepalive if rests else min(self.cfg.keepalive, _HEAD_S), False)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         self._waiting.pop(sock, None)

@@ -82,6 +82,19 @@ server.max_accept = 1
 print(accepts, server.max_accept)
 server.pool.kill(block=False)
 
+# A connection that says nothing has less time than one that rests between two requests.
+from types import SimpleNamespace
+
+worker = object.__new__(config["StreamWorker"])
+worker.cfg = SimpleNamespace(keepalive=75)
+client, theirs = pair()
+gevent.getcurrent().client = client
+limits = [worker.timeout_ctx().seconds]
+client.idle = True
+limits.append(worker.timeout_ctx().seconds)
+worker.cfg.keepalive = 2
+print(limits, worker.timeout_ctx().seconds)
+
 # HUP executes the file again: its response stands on gunicorn's own, not on the one before.
 again = runpy.run_path("gunicorn.conf.py")
 assert again["_Response"].__mro__[1] is config["_Response"].__mro__[1]
@@ -98,4 +111,5 @@ def test_the_worker_beneath_the_streams() -> None:
         "[Errno 32] the client is gone: it took nothing for 0.2 s",
         "[Errno 32] the client is gone: [Errno 32] Broken pipe",
         "[10, 50, 100] 1",
+        "[15, 75] 2",
     ]
