@@ -50,7 +50,7 @@ def streamed(
     never started."""
     # `mimetype`, not `content_type`: Flask adds the charset, without which `requests` reads UTF-8 as Latin-1.
     response = Streamed(
-        stream_with_context(_written(first, rest, encoder, heartbeat_s, request_id)),
+        stream_with_context(_written(first, rest, encoder, heartbeat_s, request_id, _Dropped(rest))),
         mimetype=mimetype,
         headers=STREAM_HEADERS,
     )
@@ -58,6 +58,19 @@ def streamed(
     # byte.
     response.call_on_close(rest.close)
     return response
+
+
+class _Dropped:
+    """Held by the body's generator: whoever iterates that, the server or a body of the app's own around it, when all
+    have let go of it the answer is closed, begun or not."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self, rest: Batches) -> None:
+        self._rest = rest
+
+    def __del__(self) -> None:
+        self._rest.close()
 
 
 class Streamed(Response):
@@ -77,7 +90,7 @@ def whole(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 
 
 def _written(
-    first: Batch | None, rest: Batches, encoder: Encoder, heartbeat_s: float, request_id: str
+    first: Batch | None, rest: Batches, encoder: Encoder, heartbeat_s: float, request_id: str, _dropped: _Dropped
 ) -> Generator[bytes, None, None]:
     try:
         batch = first

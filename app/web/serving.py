@@ -87,11 +87,11 @@ def serve(
     return response
 
 
-def close_dropped(_exc: BaseException | None = None) -> None:
-    """At a request's end: close the streams that the app has begun and not handed over. A view may answer something
-    else after all, an `after_request` function may raise; Flask then drops a response without closing it."""
+def close_dropped(exc: BaseException | None = None) -> None:
+    """At the end of a request that failed: close the streams that were begun in it and not handed over. Where an
+    `after_request` function raises, Flask drops a response without closing it, and the traceback keeps it."""
     for response in g.pop("sluiceway_streams", ()):
-        if not response.handed:
+        if exc is not None and not response.handed:
             response.close()
 
 
