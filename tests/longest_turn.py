@@ -8,6 +8,7 @@ that came between two turns of another greenlet.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from app.clock import Clock
 from app.events import Started
 from app.providers.base import Upstream
 from app.providers.openai_chat_reader import OpenAIChatReader
-from app.transport import http_client
+from app.transport import clocked, http_client
 
 TOTAL_BYTES = 30_000_000
 turns = 0
@@ -36,12 +37,20 @@ def main(base_url: str, alone: bool) -> int:
     reader = OpenAIChatReader(Started(id="1", model="m", provider="p", created=0), relay=True)
     clock = Clock(first_token_s=60, idle_s=60, total_s=600)
     asked = {"model": "bench-n500000000", "stream": True, "messages": [{"role": "user", "content": "go on"}]}
+    cancel = Cancel()
     with http_client(base_url) as client:
-        request = client.build_request("POST", f"{base_url}/chat/completions", json=asked, timeout=60)
-        response = client.send(request, stream=True)
-        upstream = Upstream("p", client, lambda: response, reader, clock, Cancel(), secret="")
-        assert upstream.begin(clock.due)
-        chunks: Iterable[bytes] = response.iter_bytes() if alone else iter(lambda: upstream.read(math.inf), b"")
+        url, body = f"{base_url}/chat/completions", json.dumps(asked).encode()
+        if alone:
+            request = client.build_request("POST", url, content=body, timeout=60)
+            chunks: Iterable[bytes] = client.send(request, stream=True).iter_bytes()
+        else:  # as an SDK asks
+            timeout = clocked(clock, cancel, connect_s=60)
+            request = client.build_request("POST", url, content=body, headers=[], timeout=timeout)
+            upstream = Upstream(
+                "p", client, lambda: client.send(request, stream=True), reader, clock, cancel, secret=""
+            )
+            assert upstream.begin(clock.due)
+            chunks = iter(lambda: upstream.read(math.inf), b"")
         gevent.spawn(another)
         taken = longest = since = 0
         seen = turns
@@ -54,7 +63,6 @@ def main(base_url: str, alone: bool) -> int:
             taken += len(chunk)
             if taken > TOTAL_BYTES:
                 break
-        response.close()
     return longest
 
 

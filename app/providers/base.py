@@ -35,7 +35,7 @@ from ..request import ChatRequest
 from ..stages import Stage
 from ..targets import Target
 from ..task import Killed, Task
-from ..transport import Client, pending
+from ..transport import Body, Client, pending
 
 
 class Reader(Stage[bytes, list[Event]], Protocol):
@@ -95,17 +95,18 @@ class Upstream:
             raise alarm from exc
         except httpx2.HTTPError as exc:
             raise broken_off(self._provider, exc) from exc
-        if response.is_error:
+        body: _Body
+        if isinstance(response, Body):  # our transport's own
+            body = response
+        elif response.is_error:
             raise refusal(self._provider, response, secret=self._secret)
-        # Our transport's own body, unless it is compressed: httpx2's wrapping costs more than reading does.
-        body: _Body | None = response.extensions.get("body")
-        if body is None or "content-encoding" in response.headers:
+        else:
             body = _Aside(response, self._clock, self._cancel)
         self._body = body
         self.read = body.read
         return True
 
-    def _answered(self, until: float) -> httpx2.Response:
+    def _answered(self, until: float) -> httpx2.Response | Body:
         asked = self._asked
         if isinstance(asked, Task):
             if not asked.wait(min(until, self._clock.due)):

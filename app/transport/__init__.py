@@ -18,6 +18,6 @@ No wait is for ever inside somebody else's call: an SDK's call ends once the req
 are waited for outside of it (`pending`), a while and then a while again, as is every piece of the body.
 """
 
-from .client import Client, clocked, http_client, pending
+from .client import Body, Client, clocked, http_client, pending
 
-__all__ = ["Client", "clocked", "http_client", "pending"]
+__all__ = ["Body", "Client", "clocked", "http_client", "pending"]
