@@ -22,7 +22,7 @@ from .cancel import Cancel
 from .clock import Clock
 from .errors import Cancelled, Draining, Internal, ProviderAuth, ServiceError, SluicewayError
 from .events import TERMINAL, Batch, Failed, Finished
-from .outcomes import Outcome, attempted, closed, opened, report
+from .outcomes import Outcome, attempted, closed, opened, report_soon
 from .providers import Provider
 from .request import ChatRequest
 from .response import ClientWatch
@@ -69,7 +69,7 @@ class Answer:
             admission.enter(self._cancel)
         except ServiceError as exc:
             self._outcome.code = exc.code
-            report(self._outcome)
+            report_soon(self._outcome)
             raise
         opened()
         self._watch = ClientWatch(environ, self._client_left)
@@ -125,13 +125,15 @@ class Answer:
         self._closed = True
         if self._last is None:  # the server gives up a body whose client can't be written to
             self._client_left()
-        self._watch.close()
-        if self._attempt is not None:
-            self._attempt.close()
-        self._admission.leave(self._cancel)
-        closed()
-        self._settle()
-        report(self._outcome)
+        try:
+            self._watch.close()
+            if self._attempt is not None:
+                self._attempt.close()
+        finally:
+            self._admission.leave(self._cancel)
+            closed()
+            self._settle()
+            report_soon(self._outcome)
 
     def _settle(self) -> None:
         """What became of it, from how it ended and what was counted."""

@@ -19,7 +19,7 @@ from flask import Flask
 from scraped import Numbers
 
 from app import Sluiceway, create_app, outcomes
-from app.outcomes import Outcome, attempted, closed, exposition, log_to_stderr, opened, report
+from app.outcomes import Outcome, attempted, closed, exposition, flush, log_to_stderr, opened, report
 
 StartService = Callable[..., Service]
 
@@ -140,6 +140,7 @@ def test_the_service_writes_bare_lines_to_stderr(
     create_app()
     create_app()
     report(finished())
+    flush()
     written = capsys.readouterr().err
     assert [json.loads(line)["outcome"] for line in written.splitlines()] == ["finished"]
 

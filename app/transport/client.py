@@ -92,8 +92,7 @@ class Client(httpx2.Client):
 
     def send(self, request: httpx2.Request, **kwargs: Any) -> httpx2.Response:
         if self._straight is not None and kwargs.get("stream") and "pending" in request.extensions:
-            waiting = Pending(self, request, self._straight.begin(request))
-            return httpx2.Response(200, stream=waiting, request=request, extensions={"pending": waiting})
+            return _Provisional(Pending(self, request, self._straight.begin(request)), request)
         response = super().send(request, **kwargs)
         return _refusal(request, response) if response.is_error else response
 
@@ -121,6 +120,26 @@ class Pending(httpx2.SyncByteStream):
 
     def close(self) -> None:
         self._body.close()
+
+
+class _Provisional(httpx2.Response):
+    """What an SDK is given for a response that has not begun: a success of which nothing more is known."""
+
+    def __init__(self, waiting: Pending, request: httpx2.Request) -> None:
+        # Not httpx2's own, which takes as long as reading a short answer; only what the SDKs look at.
+        self.status_code = 200
+        self.headers = _NO_HEADERS
+        self.extensions = {"pending": waiting}
+        self.stream = waiting
+        self.is_closed = False
+        self.is_stream_consumed = False
+        self._request = request
+
+    def close(self) -> None:
+        self.extensions["pending"].close()
+
+
+_NO_HEADERS = httpx2.Headers()
 
 
 def pending(response: httpx2.Response) -> Pending | None:
