@@ -19,14 +19,15 @@ rooms on one floor do not import each other (tests/test_house.py holds it):
     8  __init__.py                       create_app, the Sluiceway extension, this map
     7  web/                              the doors: one blueprint a file; the page
     6  flow.py                           the whole way
-    5  answers.py                        one answer from beginning to end
-    4  attempts.py, books.py, outcomes.py, response/
-                                         one answer from tries; its books; what became of it, logged and counted; the
-                                         WSGI body
+    5  answers.py                        one answer from beginning to end, by as many tries as it takes
+    4  house.py, attempts.py, books.py, outcomes.py, response/
+                                         what all requests share; one try at an answer; its books; what became of it,
+                                         logged and counted; the WSGI body
     3  providers/, formats/              many of a kind, one file each; `__init__` the registry, `base.py` the contract
-    2  targets.py, admission.py, transport/, local_model.py
-                                         a name's provider and model; a worker's open streams; the HTTP under the SDK
-                                         clients; the embedded model's process
+    2  targets.py, admission.py, breakers.py, retrying.py, transport/, local_model.py
+                                         a name's provider and model; a worker's open streams; targets that are left
+                                         alone; what follows a failed try; the HTTP under the SDK clients; the embedded
+                                         model's process
     1  events.py, request.py, settings.py, clock.py, cancel.py
                                          the words; the knobs; the clocks of an answer; its end from outside
     0  errors.py, registry.py, stages.py, task.py
@@ -45,8 +46,8 @@ from typing import Any
 from flask import Flask, Request, Response, current_app
 
 from .errors import SluicewayError
-from .flow import House, build
 from .formats import FORMATS
+from .house import House, build
 from .outcomes import log_to_stderr
 from .registry import nearest
 from .settings import Settings, SettingsError, load_settings

@@ -21,21 +21,29 @@ DRAIN_S = 0.25
 
 
 class Clock:
-    """Started when made. All figures are seconds; `now` is a monotonic clock, given by tests."""
+    """Of one try: started when made, but the total counts `since` the request came. All figures are seconds; `now` is a
+    monotonic clock, given by tests."""
 
     __slots__ = ("_answering", "_complete", "_first_token_s", "_idle_s", "_now", "_started", "_total_s", "due")
 
     def __init__(
-        self, *, first_token_s: float, idle_s: float, total_s: float, now: Callable[[], float] = time.monotonic
+        self,
+        *,
+        first_token_s: float,
+        idle_s: float,
+        total_s: float,
+        since: float | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._first_token_s = first_token_s
         self._idle_s = idle_s
         self._total_s = total_s
         self._now = now
-        self._started = now()
+        tried = now()
+        self._started = tried if since is None else since
         self._answering = False
         self._complete = False
-        self.due = self._started + min(first_token_s, total_s)  # when the next clock rings, of `now`
+        self.due = min(tried + first_token_s, self._started + total_s)  # when the next clock rings, of `now`
 
     def token_seen(self) -> None:
         """Something of the answer itself has arrived."""

@@ -50,6 +50,7 @@ class SluicewayError(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
+        self.named_retry_after_s = retry_after_s  # by whoever failed; None: by nobody
         self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
         self.request_id = ""  # set where the error meets its request
 

@@ -16,40 +16,17 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from flask import Response
 
-from .admission import Admission
 from .answers import Answer
 from .errors import Internal, SluicewayError
-from .events import Batch, Event, Failed, Started, Usage
+from .events import Batch, Failed
 from .formats import Format
 from .formats.base import WholeAnswer
-from .providers import PROVIDERS, Provider
+from .house import House
 from .request import ChatRequest
 from .response import streamed, whole
-from .settings import Settings
-from .targets import Target, Targets
-
-
-class House(msgspec.Struct, frozen=True):
-    """What one `create_app()` builds and every request shares."""
-
-    settings: Settings
-    targets: Targets
-    providers: Mapping[str, Provider]
-    admission: Admission
-
-
-def build(settings: Settings) -> House:
-    """The house of these settings, with a client for each provider that can be called."""
-    targets = Targets(settings)
-    providers: dict[str, Provider] = {}
-    for name in targets.usable:
-        table = settings.providers[name]
-        local = (settings.local,) if table.kind == "local" else ()
-        providers[name] = PROVIDERS[table.kind](name, table, settings.keys.get(name, ""), *local)
-    return House(settings, targets, providers, Admission(settings.server.max_streams))
+from .targets import Target
 
 
 def answer(
@@ -65,10 +42,7 @@ def answer(
 
     `environ` is the WSGI request's, for the client's socket in it.
     """
-    provider = house.providers[target.provider]
-    source = Answer(
-        provider, house.admission, request, target, format=form.name, request_id=request_id, environ=environ
-    )
+    source = Answer(house, request, target, format=form.name, request_id=request_id, environ=environ)
     server = house.settings.server
     try:
         if not request.stream:
@@ -102,23 +76,8 @@ def _folded(source: Answer) -> WholeAnswer:
 
 
 def _begin(source: Answer, until: float) -> Batch | None:
-    """What came up to the first event that says something, or until then (None: nothing); raises the error of an answer
-    that failed before that."""
-    begun: Batch | None = None
-    while (more := source.read(until)) is not None:
-        if begun is None:
-            begun = more
-        else:
-            begun.events += more.events
-            begun.ended = more.ended
-            if begun.frames is not None and more.frames is not None:
-                begun.frames += more.frames
-        if (said := _first_said(begun)) is not None:
-            if isinstance(said, Failed):
-                raise said.error
-            break
-    return begun
-
-
-def _first_said(batch: Batch) -> Event | None:
-    return next((event for event in batch.events if not isinstance(event, Started | Usage)), None)
+    """What came first, if by then (None: nothing); raises the error of an answer that failed before that."""
+    first = source.read(until)
+    if first is not None and first.events and isinstance(said := first.events[0], Failed):
+        raise said.error
+    return first

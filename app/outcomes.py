@@ -34,7 +34,18 @@ from prometheus_client.values import MutexValue, ValueClass
 log = logging.getLogger("sluiceway")
 streams_log = logging.getLogger("sluiceway.streams")
 
-__all__ = ["Outcome", "attempted", "closed", "exposition", "flush", "log_to_stderr", "opened", "report", "report_soon"]
+__all__ = [
+    "Outcome",
+    "attempted",
+    "breaker_turned",
+    "closed",
+    "exposition",
+    "flush",
+    "log_to_stderr",
+    "opened",
+    "report",
+    "report_soon",
+]
 
 
 class Outcome(msgspec.Struct, kw_only=True):
@@ -81,6 +92,11 @@ def attempted(provider: str, model: str, result: str) -> None:
 
 def _attempted(provider: str, model: str, result: str) -> None:
     _metrics().attempted(provider, model, result)
+
+
+def breaker_turned(provider: str, model: str, is_open: bool) -> None:
+    """A target's breaker has opened or closed, in this worker."""
+    _metrics().breaker_turned(provider, model, is_open)
 
 
 # Each number is a write into a shared file, twenty a stream. Done one stream at a time between two requests, that costs
@@ -236,7 +252,7 @@ _MODEL = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model
 MAX_MODELS = 200
 OTHER = "other"
 
-_Family = TypeVar("_Family", Counter, Histogram)
+_Family = TypeVar("_Family", Counter, Gauge, Histogram)
 
 
 class _Metrics:
@@ -264,6 +280,13 @@ class _Metrics:
             "sluiceway_attempts_total",
             "Tries at a provider, by ok or error code.",
             ("provider", "model", "result"),
+            registry=own,
+        )
+        self._breakers = Gauge(
+            "sluiceway_breaker_open",
+            "1 where a target is left alone after failures, in at least one worker.",
+            ("provider", "model"),
+            multiprocess_mode="livemax",
             registry=own,
         )
         self._duration = Histogram(
@@ -317,6 +340,9 @@ class _Metrics:
 
     def attempted(self, provider: str, model: str, result: str) -> None:
         self._of(self._attempts, *self._labelled(provider, model), result).inc()
+
+    def breaker_turned(self, provider: str, model: str, is_open: bool) -> None:
+        self._of(self._breakers, *self._labelled(provider, model)).set(int(is_open))
 
     def _labelled(self, provider: str, model: str) -> tuple[str, str]:
         """The two as labels: beyond `MAX_MODELS` the model is "other"."""

@@ -61,11 +61,8 @@ SECRET = frozenset({"server.api_keys_sha256", "local.api_key", "providers.*.api_
 NOT_YET = frozenset(
     {
         "server.cors_origins",
-        "retry",
-        "breaker",
         "store",
         "tools",
-        "models.*.fallbacks",
         "models.*.recovery",
         "models.*.prefill",
     }

@@ -18,6 +18,9 @@ from .errors import InvalidRequest, NotFound, ProviderNotConfigured
 from .registry import nearest
 from .settings import Alias, Settings, Timeouts, star
 
+# A caller who has somebody else to be answered by does not wait for a silent one as long as one who has not.
+FIRST_TOKEN_S_WITH_FALLBACK = 10.0
+
 # Names stand in logs and messages, one line each; the longest real ones, with a path in them, stay below 100.
 MAX_NAME_CHARS = 256
 
@@ -28,6 +31,7 @@ class Target(msgspec.Struct, frozen=True):
     provider: str
     model: str
     timeouts: Timeouts
+    fallbacks: tuple[Target, ...] = ()  # asked in turn where it fails; they have none of their own
 
     @property
     def name(self) -> str:
@@ -83,7 +87,11 @@ class Targets:
         if (alias := self._alias(name, followed)) is not None:
             pattern, table, target = alias
             found = self._find(target, provider, (*followed, pattern))
-            return Target(found.provider, found.model, table.over(found.timeouts))
+            timeouts = table.over(found.timeouts)
+            fallbacks = self._fallbacks(table, star(pattern, name) or "", (*followed, pattern)) or found.fallbacks
+            if fallbacks and "first_token_s" not in timeouts.model_fields_set:
+                timeouts = timeouts.model_copy(update={"first_token_s": FIRST_TOKEN_S_WITH_FALLBACK})
+            return Target(found.provider, found.model, timeouts, fallbacks)
         head, slash, model = name.partition("/")
         providers = self._settings.providers
         if slash and head in providers:
@@ -97,6 +105,16 @@ class Targets:
                 return self._target(candidate, name)
         hint = "" if slash or provider is None else f" (provider {provider!r} is not configured)"
         raise NotFound(f"unknown model {name!r}{hint}; {nearest(name, [*self.known(), *providers])}", param="model")
+
+    def _fallbacks(self, table: Alias, rest: str, followed: tuple[str, ...]) -> tuple[Target, ...]:
+        """The targets of an alias's `fallbacks`; one that can't be called (its key is missing) is no help, and left
+        out."""
+        found: list[Target] = []
+        for name in table.fallbacks:
+            with contextlib.suppress(ProviderNotConfigured):
+                target = self._find(name.replace("*", rest), None, followed)
+                found.append(Target(target.provider, target.model, target.timeouts))
+        return tuple(found)
 
     def _alias(self, name: str, followed: tuple[str, ...]) -> tuple[str, Alias, str] | None:
         """The alias of `name` that has not been followed yet: its pattern, its table, and its target, `*` filled in."""

@@ -28,8 +28,9 @@ from ..errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from ..flow import House, answer
+from ..flow import answer
 from ..formats import FORMATS
+from ..house import House
 from ..registry import nearest
 from ..response import Streamed, whole
 
