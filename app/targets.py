@@ -4,6 +4,8 @@ A name is, in this order: an alias of `[models]` (exact, then by its one `*`), `
 (its `default_model`), or a bare model name of the route's own provider; where that one is not configured, also the
 default model of another. What is none of these is a 404 with the nearest known names.
 
+An alias may have fallbacks, asked in turn where its target fails (answers.py), or can't be called at all.
+
 An alias may name another; each is followed once, so a circle ends at the name it came from. A `*` does not reach across
 a provider's name: `[models."*"] target = "openai/*"` takes neither `anthropic/claude-opus-4-7` nor its own target.
 """
@@ -61,7 +63,8 @@ class Targets:
     def find(self, name: str | None, *, provider: str | None = None) -> Target:
         """The target of `name`, None for the default; `provider` is the route's own. Raises `NotFound`,
         `ProviderNotConfigured`, or `InvalidRequest` for what can't be a name."""
-        return self._find(self._settings.start_model if name is None else _legible(name), provider, followed=())
+        name = self._settings.start_model if name is None else _legible(name)
+        return _impatient(self._find(name, provider, followed=()))
 
     def find_at(self, provider: str, model: str | None) -> Target:
         """The target of a route that names its provider (`/stream/<provider>`), None for the provider's default.
@@ -80,18 +83,20 @@ class Targets:
             with contextlib.suppress(NotFound, ProviderNotConfigured):
                 found = self._find(model, provider, followed=())
                 if found.provider == provider:
-                    return found
+                    return _impatient(found)
         return self._target(provider, model.removeprefix(f"{provider}/"))
 
     def _find(self, name: str, provider: str | None, followed: tuple[str, ...]) -> Target:
         if (alias := self._alias(name, followed)) is not None:
             pattern, table, target = alias
-            found = self._find(target, provider, (*followed, pattern))
-            timeouts = table.over(found.timeouts)
-            fallbacks = self._fallbacks(table, star(pattern, name) or "", (*followed, pattern)) or found.fallbacks
-            if fallbacks and "first_token_s" not in timeouts.model_fields_set:
-                timeouts = timeouts.model_copy(update={"first_token_s": FIRST_TOKEN_S_WITH_FALLBACK})
-            return Target(found.provider, found.model, timeouts, fallbacks)
+            fallbacks = self._fallbacks(table, star(pattern, name) or "", (*followed, pattern))
+            try:
+                found = self._find(target, provider, (*followed, pattern))
+            except ProviderNotConfigured:
+                if not fallbacks:
+                    raise
+                return msgspec.structs.replace(fallbacks[0], fallbacks=fallbacks[1:])
+            return Target(found.provider, found.model, table.over(found.timeouts), fallbacks or found.fallbacks)
         head, slash, model = name.partition("/")
         providers = self._settings.providers
         if slash and head in providers:
@@ -111,7 +116,8 @@ class Targets:
         out."""
         found: list[Target] = []
         for name in table.fallbacks:
-            with contextlib.suppress(ProviderNotConfigured):
+            # `NotFound` is what a bare name gives whose one provider can't be called; the rest was checked at start.
+            with contextlib.suppress(ProviderNotConfigured, NotFound):
                 target = self._find(name.replace("*", rest), None, followed)
                 found.append(Target(target.provider, target.model, target.timeouts))
         return tuple(found)
@@ -135,6 +141,18 @@ class Targets:
         if provider not in self.usable:
             raise ProviderNotConfigured(_how_to_configure(provider, self._settings), param="model")
         return Target(provider, model, self._settings.timeouts)
+
+
+def _impatient(target: Target) -> Target:
+    """With the shorter clock for whoever is not the last to be asked, where none was set."""
+    if not target.fallbacks:
+        return target
+    chain = [target, *target.fallbacks]
+    for at, one in enumerate(chain[:-1]):
+        if "first_token_s" not in one.timeouts.model_fields_set:
+            timeouts = one.timeouts.model_copy(update={"first_token_s": FIRST_TOKEN_S_WITH_FALLBACK})
+            chain[at] = msgspec.structs.replace(one, timeouts=timeouts)
+    return msgspec.structs.replace(chain[0], fallbacks=tuple(chain[1:]))
 
 
 def _legible(name: str) -> str:
