@@ -62,7 +62,9 @@ class Answer:
         self._books = Books(request, self._elapsed_s)
         self._cancel = Cancel()
         self._attempt: Attempt | None = None
-        self._judged = True  # whether the breaker and the metrics know what became of the last try
+        self._breaker = house.breakers.of(target.name)
+        self._entered = 0  # what the breaker gave for the last try
+        self._judged = True  # whether the books know what became of the last try
         self._held: Batch | None = None  # what was read before the answer has begun
         self._begun = False
         self._passed: SluicewayError | None = None  # the failure that the last move to another target followed
@@ -137,15 +139,16 @@ class Answer:
         """The next try, at the first target that may be tried."""
         if self._cancel.error is not None:
             raise self._cancel.error
-        while not self._house.breakers.of(self._target.name).enter():
+        while (entered := self._house.breakers.of(self._target.name).enter()) is None:
+            refusal = self._house.breakers.of(self._target.name).refusal()
             if self._at + 1 == len(self._targets):
-                raise self._house.breakers.of(self._target.name).refusal()
+                raise refusal
+            self._passed = refusal
             self._at, self._tries = self._at + 1, 0
         target = self._target
+        self._breaker, self._entered = self._house.breakers.of(target.name), entered
         self._tries += 1
         self._judged = False
-        self._outcome.attempts += 1
-        self._outcome.provider, self._outcome.model = target.provider, target.model
         self._clock = self._clock_of(target)
         self._attempt = Attempt(
             self._house.providers[target.provider],
@@ -169,17 +172,15 @@ class Answer:
             return False
         settings = self._house.settings
         pause = pause_s(error, self._tries, settings.retry) if move is Move.AGAIN else None
-        if pause is not None and self._house.breakers.of(self._target.name).is_open:
+        if pause is not None and (self._breaker.is_open or self._elapsed_s() + pause >= self._target.timeouts.total_s):
             pause = None
-        if pause is not None and self._elapsed_s() + pause >= self._target.timeouts.total_s:
+        if pause is None and self._at + 1 == len(self._targets):
             return False
-        if pause is None:
-            if self._at + 1 == len(self._targets):
-                return False
-            self._at, self._tries, pause = self._at + 1, 0, 0.0
-        self._log(error, self._targets[self._at if self._tries else self._at - 1])
+        self._log(error, self._target)
         if not isinstance(error, RequestError):
             self._passed = error
+        if pause is None:
+            self._at, self._tries, pause = self._at + 1, 0, 0.0
         self._rest_until = time.monotonic() + pause
         self._held = None
         if self._attempt is not None:
@@ -199,23 +200,28 @@ class Answer:
         return True
 
     def _judge(self, error: SluicewayError | None) -> None:
-        """Tell the breaker and the metrics what became of the try; None: its answer has begun, or come to its end."""
+        """Tell the books what became of the try, once; None: its answer is whole."""
         if self._judged:
             return
         self._judged = True
         self._learn(error)
-        attempted(self._target.provider, self._target.model, "ok" if error is None else error.code)
+        if isinstance(error, RequestError):
+            return  # what can't be asked of this target was not sent: no try
+        target = self._target
+        self._outcome.attempts += 1
+        self._outcome.provider, self._outcome.model = target.provider, target.model
+        attempted(target.provider, target.model, "ok" if error is None else error.code)
 
     def _learn(self, error: SluicewayError | None) -> None:
-        target = self._target
-        breaker = self._house.breakers.of(target.name)
+        """Tell the breaker: None is a success, and so is an answer that has begun, as a probe may go on for minutes."""
+        target, breaker = self._target, self._breaker
         before = breaker.is_open
         if error is None:
-            breaker.succeeded()
+            breaker.succeeded(self._entered)
         elif isinstance(error, FAILURES_OF_A_TARGET):
-            breaker.failed(error)
+            breaker.failed(self._entered, error)
         else:
-            breaker.nothing_learnt()
+            breaker.nothing_learnt(self._entered)
         if breaker.is_open is not before:
             log.warning("%s %s: its breaker %s", self._outcome.request_id, target.name, "closes" if before else "opens")
             breaker_turned(target.provider, target.model, breaker.is_open)

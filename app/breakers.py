@@ -15,14 +15,21 @@ from .settings import Breaker as BreakerSettings
 
 
 class Breaker:
-    """`enter` before a try; after it `succeeded`, `failed`, or `nothing_learnt`. No locks: none of it waits."""
+    """`enter` before a try; after it `succeeded`, `failed`, or `nothing_learnt`, with what `enter` gave. No locks: none
+    of it waits.
 
-    __slots__ = ("_cooldown_s", "_failures", "_in_a_row", "_last", "_limit", "_now", "_opened_at", "_probing")
+    A try that was let in before the breaker last turned tells how the target was then. What it says is not listened to:
+    else those that time out after the breaker has opened would put the probe off, and one that was left over from
+    before would close it.
+    """
+
+    __slots__ = ("_cooldown_s", "_era", "_in_a_row", "_last", "_limit", "_now", "_opened_at", "_probing")
 
     def __init__(self, settings: BreakerSettings, now: Callable[[], float] = time.monotonic) -> None:
         self._limit = settings.failures
         self._cooldown_s = settings.cooldown_s
         self._now = now
+        self._era = 0  # rises whenever it opens, and with each probe
         self._in_a_row = 0
         self._opened_at: float | None = None  # None: closed
         self._probing = False
@@ -32,32 +39,38 @@ class Breaker:
     def is_open(self) -> bool:
         return self._opened_at is not None
 
-    def enter(self) -> bool:
-        """Whether a try may be made now."""
-        if self._opened_at is None:
-            return True
-        if self._probing or self._now() < self._opened_at + self._cooldown_s:
-            return False
-        self._probing = True
-        return True
+    def enter(self) -> int | None:
+        """Whether a try may be made now: None, or what to hand in with its result."""
+        if self._opened_at is not None:
+            if self._probing or self._now() < self._opened_at + self._cooldown_s:
+                return None
+            self._probing = True
+            self._era += 1
+        return self._era
 
-    def succeeded(self) -> None:
-        self._in_a_row = 0
-        self._opened_at = None
-        self._probing = False
+    def succeeded(self, entered: int) -> None:
+        if entered == self._era:
+            self._in_a_row = 0
+            self._opened_at = None
+            self._probing = False
 
-    def failed(self, error: SluicewayError) -> None:
+    def failed(self, entered: int, error: SluicewayError) -> None:
+        if entered != self._era:
+            return
         self._last = error
         self._in_a_row += 1
-        if self._opened_at is not None or self._in_a_row >= self._limit:
-            self._opened_at = self._now()
-            self._probing = False
+        if self._probing or self._in_a_row >= self._limit:
+            self._open()
 
-    def nothing_learnt(self) -> None:
+    def nothing_learnt(self, entered: int) -> None:
         """The try was given up, or failed by what is no fault of the target's."""
-        if self._probing:
-            self._probing = False
-            self._opened_at = self._now()  # one probe a cooldown, whatever becomes of it
+        if entered == self._era and self._probing:
+            self._open()  # one probe a cooldown, whatever becomes of it
+
+    def _open(self) -> None:
+        self._opened_at = self._now()
+        self._probing = False
+        self._era += 1
 
     def refusal(self) -> SluicewayError:
         """The error of a request that nobody may try: as the last one's that did, with the time until the next may."""
@@ -70,7 +83,8 @@ class Breaker:
 
 
 class Breakers:
-    """By target name; made when first asked for. Bounded: names come from clients."""
+    """By target name; made when first asked for. Bounded, as names come from clients: beyond `MAX` those that are
+    closed are forgotten, and where none is, the oldest."""
 
     MAX = 1000
 
@@ -82,5 +96,7 @@ class Breakers:
         if (known := self._known.get(target)) is None:
             if len(self._known) >= self.MAX:
                 self._known = {name: breaker for name, breaker in self._known.items() if breaker.is_open}
+            if len(self._known) >= self.MAX:
+                del self._known[next(iter(self._known))]
             known = self._known[target] = Breaker(self._settings)
         return known
