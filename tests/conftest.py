@@ -56,6 +56,11 @@ def free_port() -> int:
         return port
 
 
+# Nearly all tests look at a single failure: what it becomes, and that it becomes it at once. A second try would hide it,
+# and a breaker would remember it for the test after. Those that are about tries set these themselves.
+ONE_TRY = {"SLUICEWAY_RETRY__ATTEMPTS": "1", "SLUICEWAY_BREAKER__FAILURES": "1000000"}
+
+
 class Service:
     """A real gunicorn with the project's own configuration. `log` is everything it has printed so far."""
 
@@ -70,7 +75,7 @@ class Service:
                 # The command itself: with -m, a master that USR2 starts would find gunicorn's `http` before Python's.
                 [Path(sys.executable).with_name("gunicorn"), app, "--bind", f"127.0.0.1:{self.port}", *args],
                 cwd=ROOT,
-                env={**clean, "PYTHONUNBUFFERED": "1", **env},
+                env={**clean, **ONE_TRY, "PYTHONUNBUFFERED": "1", **env},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -253,7 +253,7 @@ def test_a_refusal_whose_body_breaks_keeps_its_status(how: str, monkeypatch: pyt
         environ = {"OPENAI_BASE_URL": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
         for name, value in environ.items():
             monkeypatch.setenv(name, value)
-        app = create_app({"SLUICEWAY_TIMEOUTS__FIRST_TOKEN_S": 0.5})
+        app = create_app({"SLUICEWAY_TIMEOUTS__FIRST_TOKEN_S": 0.5, "SLUICEWAY_RETRY__ATTEMPTS": 1})
         for route, model in ((CHAT, "openai/m"), (MESSAGES, "anthropic/m")):
             body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True}
             answer = app.test_client().post(route, json=body)

@@ -409,15 +409,8 @@ def test_the_default_model_goes_by_the_keys(
 
 def test_keys_without_effect_are_named(load: Load) -> None:
     assert load(PUBLISHED).without_effect == (
-        "breaker.cooldown_s",
-        "breaker.failures",
-        "models.chat.fallbacks",
         "models.chat.prefill",
         "models.chat.recovery",
-        "retry.attempts",
-        "retry.backoff_s",
-        "retry.max_backoff_s",
-        "retry.max_retry_after_s",
         "server.cors_origins",
         "store.resume_grace_s",
         "store.resume_ttl_s",
@@ -430,10 +423,10 @@ def test_keys_without_effect_are_named(load: Load) -> None:
 
 def test_they_are_warned_about_at_start(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICEWAY_CONFIG", os.devnull)
-    monkeypatch.setenv("SLUICEWAY_BREAKER__FAILURES", "5")
+    monkeypatch.setenv("SLUICEWAY_TOOLS__MAX_STEPS", "5")
     with caplog.at_level(logging.WARNING, "sluiceway"):
-        create_app({"SLUICEWAY_RETRY__ATTEMPTS": 5}).extensions["sluiceway"].close()
-    assert caplog.messages == ["settings without effect in this version: breaker.failures, retry.attempts"]
+        create_app({"SLUICEWAY_STORE__RESUME_TTL_S": 5}).extensions["sluiceway"].close()
+    assert caplog.messages == ["settings without effect in this version: store.resume_ttl_s, tools.max_steps"]
 
 
 def test_a_key_that_can_not_stand_in_a_header_is_refused_without_being_shown() -> None:
