@@ -64,7 +64,7 @@ def pause_s(
         return None
     if (named := error.named_retry_after_s) is not None:
         return named if named <= retry.max_retry_after_s else None
-    return jitter(0.0, min(retry.max_backoff_s, retry.backoff_s * 2 ** (tries - 1)))
+    return jitter(0.0, min(retry.max_backoff_s, retry.backoff_s * 2.0 ** min(tries - 1, 64)))
 
 
 # What says something about the target, and not about the request or our key.

@@ -56,8 +56,8 @@ def free_port() -> int:
         return port
 
 
-# Nearly all tests look at a single failure: what it becomes, and that it becomes it at once. A second try would hide it,
-# and a breaker would remember it for the test after. Those that are about tries set these themselves.
+# Nearly all tests look at a single failure, and at what becomes of it at once. A second try would hide it, and a
+# breaker remember it for the test after. Those that are about tries set these themselves.
 ONE_TRY = {"SLUICEWAY_RETRY__ATTEMPTS": "1", "SLUICEWAY_BREAKER__FAILURES": "1000000"}
 
 

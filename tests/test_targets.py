@@ -298,3 +298,73 @@ def test_a_server_given_by_its_url_alone_needs_no_key() -> None:
     assert settings.providers["anthropic"].base_url is None
     assert Targets(settings).find("qwen3", provider="openai").name == "openai/qwen3"
     assert "openai" not in settings.keys
+
+
+# Fallbacks
+
+
+def chain(targets: Targets, name: str) -> list[tuple[str, float]]:
+    """Whom a name asks in turn, and how long each has for its first token."""
+    found = targets.find(name)
+    assert not any(fallback.fallbacks for fallback in found.fallbacks)
+    return [(target.name, target.timeouts.first_token_s) for target in (found, *found.fallbacks)]
+
+
+def test_who_is_not_the_last_to_be_asked_has_ten_seconds(named: Named) -> None:
+    targets = named('[models.chat]\ntarget = "openai/a"\nfallbacks = ["anthropic/b", "openai/c"]')
+    assert chain(targets, "chat") == [("openai/a", 10), ("anthropic/b", 10), ("openai/c", 30)]
+    assert chain(targets, "openai/a") == [("openai/a", 30)]
+    assert targets.find("chat").timeouts.idle_s == 30
+
+
+def test_a_first_token_clock_that_is_set_holds_with_fallbacks_too(named: Named) -> None:
+    toml = '[models.chat]\ntarget = "openai/a"\nfallbacks = ["openai/b"]\n'
+    assert chain(named(toml + "first_token_s = 25"), "chat") == [("openai/a", 25), ("openai/b", 30)]
+    everywhere = toml + "[timeouts]\nfirst_token_s = 30"  # the default's own value, but said
+    assert chain(named(everywhere), "chat") == [("openai/a", 30), ("openai/b", 30)]
+    by_the_environment = named(toml, **KEYS, SLUICEWAY_TIMEOUTS__FIRST_TOKEN_S="20")
+    assert chain(by_the_environment, "chat") == [("openai/a", 20), ("openai/b", 20)]
+
+
+def test_an_alias_as_a_fallback_brings_its_clocks_but_not_its_own_fallbacks(named: Named) -> None:
+    targets = named(
+        '[models.chat]\ntarget = "openai/a"\nfallbacks = ["slow", "other"]\n'
+        '[models.slow]\ntarget = "anthropic/b"\nfirst_token_s = 50\nidle_s = 60\n'
+        '[models.other]\ntarget = "openai/c"\nfallbacks = ["openai/d"]'
+    )
+    assert chain(targets, "chat") == [("openai/a", 10), ("anthropic/b", 50), ("openai/c", 30)]
+    assert targets.find("chat").fallbacks[0].timeouts.idle_s == 60
+    assert chain(targets, "other") == [("openai/c", 10), ("openai/d", 30)]
+
+
+def test_an_alias_of_an_alias_has_its_fallbacks_unless_it_names_its_own(named: Named) -> None:
+    targets = named(
+        '[models.chat]\ntarget = "openai/a"\nfallbacks = ["openai/b"]\n'
+        '[models.same]\ntarget = "chat"\n[models.own]\ntarget = "chat"\nfallbacks = ["openai/c"]'
+    )
+    assert chain(targets, "same") == [("openai/a", 10), ("openai/b", 30)]
+    assert chain(targets, "own") == [("openai/a", 10), ("openai/c", 30)]
+
+
+def test_a_star_stands_in_fallbacks_too(named: Named) -> None:
+    targets = named('[models."fast-*"]\ntarget = "openai/*-mini"\nfallbacks = ["anthropic/*", "openai/c"]')
+    assert [name for name, _ in chain(targets, "fast-x")] == ["openai/x-mini", "anthropic/x", "openai/c"]
+
+
+def test_a_route_that_names_its_provider_has_the_fallbacks_of_an_alias_there(named: Named) -> None:
+    targets = named('[models.chat]\ntarget = "openai/a"\nfallbacks = ["anthropic/b"]')
+    assert targets.find_at("openai", "chat").fallbacks[0].name == "anthropic/b"
+    assert targets.find_at("openai", "chat").timeouts.first_token_s == 10
+
+
+def test_a_fallback_without_a_key_is_left_out(named: Named) -> None:
+    for fallback in ("anthropic/b", "anthropic", "claude-opus-4-7"):
+        targets = named(f'[models.chat]\ntarget = "openai/a"\nfallbacks = ["{fallback}"]', OPENAI_API_KEY="sk-x")
+        assert chain(targets, "chat") == [("openai/a", 30)], fallback
+
+
+def test_a_target_without_a_key_is_passed_over_where_it_has_fallbacks(named: Named) -> None:
+    toml = '[models.chat]\ntarget = "anthropic/a"\nfallbacks = ["openai/b", "openai/c"]'
+    assert chain(named(toml, OPENAI_API_KEY="sk-x"), "chat") == [("openai/b", 10), ("openai/c", 30)]
+    with pytest.raises(ProviderNotConfigured, match="ANTHROPIC_API_KEY"):
+        named(toml, HOME="/").find("chat")
