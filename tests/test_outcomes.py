@@ -19,7 +19,17 @@ from flask import Flask
 from scraped import Numbers
 
 from app import Sluiceway, create_app, outcomes
-from app.outcomes import Outcome, attempted, closed, exposition, flush, log_to_stderr, opened, report
+from app.outcomes import (
+    Outcome,
+    attempted,
+    breaker_turned,
+    closed,
+    exposition,
+    flush,
+    log_to_stderr,
+    opened,
+    report,
+)
 
 StartService = Callable[..., Service]
 
@@ -219,6 +229,15 @@ def test_a_rejected_request_is_counted_and_nothing_else(fresh: None, lines: list
     assert numbers().names() == {"sluiceway_streams_total"}
     assert numbers()["sluiceway_streams_total", {"outcome": "rejected"}] == 1
     assert [json.loads(line)["code"] for line in lines] == ["overloaded"]
+
+
+def test_a_breaker_that_opens_and_closes(fresh: None) -> None:
+    breaker_turned("openai", "gpt-5", True)
+    breaker_turned("openai", "other-model", True)
+    assert numbers()["sluiceway_breaker_open", {"provider": "openai", "model": "gpt-5"}] == 1
+    breaker_turned("openai", "gpt-5", False)
+    assert numbers()["sluiceway_breaker_open", {"provider": "openai", "model": "gpt-5"}] == 0
+    assert numbers()["sluiceway_breaker_open"] == 1
 
 
 def test_attempts(fresh: None) -> None:
