@@ -33,18 +33,26 @@ BACKUP = "backup-n5"
 TRIES = 3
 QUICK_S = 5.0  # far above what tries and pauses take here, far below any clock that is not meant to ring
 
-ALIASES = f"""
-[models."o-*"]
-target = "openai/fake-*"
-fallbacks = ["anthropic/{BACKUP}"]
-first_token_s = 0.5
-idle_s = 0.5
+PROVIDERS = {"openai": "anthropic", "anthropic": "openai"}  # and who stands in
 
-[models."a-*"]
-target = "anthropic/fake-*"
-fallbacks = ["openai/{BACKUP}"]
-first_token_s = 0.5
-idle_s = 0.5
+# Only these are waited for with short clocks: on a busy machine such a clock may ring before a failure has arrived.
+SILENT = ("slow9000", "stall0", "f9000", "stall5", "n6-slow9000-times2")
+
+SHORT = "first_token_s = 0.5\nidle_s = 0.5"
+
+
+def alias(provider: str, behaviour: str, clocks: str = "") -> str:
+    return f"""
+[models."{provider[0]}-{behaviour}"]
+target = "{provider}/fake-{behaviour}"
+fallbacks = ["{PROVIDERS[provider]}/{BACKUP}"]
+{clocks}
+"""
+
+
+ALIASES = f"""
+{"".join(alias(provider, "*") for provider in PROVIDERS)}
+{"".join(alias(provider, silent, SHORT) for provider in PROVIDERS for silent in SILENT)}
 
 [models."same-*"]
 target = "openai/fake-*"
@@ -289,8 +297,7 @@ def test_what_lasts_goes_to_the_fallback(
     assert time.monotonic() - began < QUICK_S
     assert asked(fake_provider) == [f"fake-{behaviour}"] * tries + [BACKUP]
     line = line_of(service, response)
-    other = "openai" if provider == "anthropic" else "anthropic"
-    assert (line["provider"], line["model"], line["attempts"]) == (other, BACKUP, tries + 1)
+    assert (line["provider"], line["model"], line["attempts"]) == (PROVIDERS[provider], BACKUP, tries + 1)
     assert (line["outcome"], line["code"]) == ("finished", None)
 
 
@@ -449,7 +456,7 @@ def test_heartbeats_go_on_in_a_pause(hasty: Service, fake_provider: FakeProvider
 
 def test_what_fails_after_the_status_line_is_an_event(hasty: Service, fake_provider: FakeProvider) -> None:
     for door in STREAMED:
-        if door.name not in ("chat", "messages", "ndjson"):
+        if str(door) not in ("chat-openai", "messages-anthropic", "ndjson-openai"):
             continue
         fake_provider.reset()
         heard = hear(hasty.url, door, "fake-e429-ra1")
@@ -515,7 +522,7 @@ def test_a_flapping_primary_is_left_alone_and_found_again(
 def test_an_open_breaker_without_a_fallback_tells_the_last_failure_at_once(
     start_service: Start, environ: dict[str, str], fake_provider: FakeProvider, stream: bool
 ) -> None:
-    service = start_service({**environ, **breaking(2, 60), "SLUICEWAY_TIMEOUTS__FIRST_TOKEN_S": "0.5"})
+    service = start_service({**environ, **breaking(2, 60), "SLUICEWAY_TIMEOUTS__FIRST_TOKEN_S": "1"})
     for behaviour, status, code in (
         ("e503", 503, "provider_overloaded"),
         ("refuse", 502, "provider_unavailable"),
