@@ -54,6 +54,15 @@ ALIASES = f"""
 {"".join(alias(provider, "*") for provider in PROVIDERS)}
 {"".join(alias(provider, silent, SHORT) for provider in PROVIDERS for silent in SILENT)}
 
+[models."brief-*"]
+target = "openai/fake-*"
+total_s = 2
+
+[models."brief-with-fallback"]
+target = "openai/fake-e429-ra3"
+fallbacks = ["anthropic/{BACKUP}"]
+total_s = 2
+
 [models."same-*"]
 target = "openai/fake-*"
 fallbacks = ["openai/{BACKUP}"]
@@ -200,6 +209,17 @@ def test_one_that_is_too_long_is_told_to_the_client_at_once(
     assert (response.status_code, response.headers["Retry-After"]) == (429, "60")
     assert code_of(route, response.json()) == expected(route, "provider_rate_limited")
     assert len(asked(fake_provider)) == 1
+
+
+def test_a_pause_that_would_outlast_the_answers_own_time_is_not_begun(
+    service: Service, fake_provider: FakeProvider
+) -> None:
+    began = time.monotonic()
+    response = ask(service, CHAT, "brief-e429-ra3")
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "3")
+    assert read(CHAT, ask(service, CHAT, "brief-with-fallback"))[0] == BACKUP
+    assert time.monotonic() - began < 3.0
+    assert asked(fake_provider) == ["fake-e429-ra3", "fake-e429-ra3", BACKUP]
 
 
 @STREAM
