@@ -58,7 +58,6 @@ class Answer:
         self._tries = 0  # of that one
         self._rest_until = 0.0  # the pause before the next try, of `time.monotonic`
         self._began = time.monotonic()
-        self._clock = self._clock_of(target)
         self._books = Books(request, self._elapsed_s)
         self._cancel = Cancel()
         self._attempt: Attempt | None = None
@@ -92,10 +91,6 @@ class Answer:
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._began
 
-    def _clock_of(self, target: Target) -> Clock:
-        times = target.timeouts
-        return Clock(first_token_s=times.first_token_s, idle_s=times.idle_s, total_s=times.total_s, since=self._began)
-
     def read(self, until: float) -> Batch | None:
         attempt = self._attempt
         if not self._begun or attempt is None:
@@ -111,7 +106,7 @@ class Answer:
             try:
                 batch = (self._attempt or self._open()).read(until)
             except SluicewayError as exc:
-                batch = Batch([Failed(error=exc)], None, True)
+                batch = Batch([Failed(error=self._cancel.error or exc)], None, True)
             if batch is None:
                 return None
             batch = self._held = batch if self._held is None else _joined(self._held, batch)
@@ -139,22 +134,24 @@ class Answer:
         """The next try, at the first target that may be tried."""
         if self._cancel.error is not None:
             raise self._cancel.error
-        while (entered := self._house.breakers.of(self._target.name).enter()) is None:
-            refusal = self._house.breakers.of(self._target.name).refusal()
+        while True:
+            self._breaker = self._house.breakers.of(self._target.name)
+            if (entered := self._breaker.enter()) is not None:
+                break
+            refusal = self._breaker.refusal()
             if self._at + 1 == len(self._targets):
                 raise refusal
             self._passed = refusal
             self._at, self._tries = self._at + 1, 0
-        target = self._target
-        self._breaker, self._entered = self._house.breakers.of(target.name), entered
+        self._entered = entered
         self._tries += 1
         self._judged = False
-        self._clock = self._clock_of(target)
+        target, times = self._target, self._target.timeouts
         self._attempt = Attempt(
             self._house.providers[target.provider],
             self._request,
             target,
-            self._clock,
+            Clock(first_token_s=times.first_token_s, idle_s=times.idle_s, total_s=times.total_s, since=self._began),
             self._cancel,
             request_id=self._outcome.request_id,
         )
@@ -176,7 +173,7 @@ class Answer:
             pause = None
         if pause is None and self._at + 1 == len(self._targets):
             return False
-        self._log(error, self._target)
+        self._log(error)
         if not isinstance(error, RequestError):
             self._passed = error
         if pause is None:
@@ -233,17 +230,17 @@ class Answer:
                 last = batch.events[-1]
                 if isinstance(last, Failed):
                     last.error.request_id = self._outcome.request_id
-                    self._log(last.error, self._target)
+                    self._log(last.error)
                 if isinstance(last, TERMINAL):
                     self._last = last
         return batch
 
-    def _log(self, error: SluicewayError, target: Target) -> None:
+    def _log(self, error: SluicewayError) -> None:
         if isinstance(error, Cancelled | Draining):
             return  # nothing has failed
         # A key the provider refuses stays refused until a person acts: that one is loud.
         level = logging.ERROR if isinstance(error, ProviderAuth) else logging.WARNING
-        log.log(level, "%s %s code=%s: %s", self._outcome.request_id, target.name, error.code, error.message)
+        log.log(level, "%s %s code=%s: %s", self._outcome.request_id, self._target.name, error.code, error.message)
 
     def fail(self, error: SluicewayError) -> None:
         """The answer ends with `error`, whatever was read of it."""

@@ -13,7 +13,7 @@ import httpx2
 
 from .cancel import Cancel
 from .clock import Clock
-from .errors import ProviderError, StreamBroken
+from .errors import StreamBroken
 from .events import TERMINAL, Batch, Event, Finished, Started
 from .providers import Provider
 from .request import ChatRequest
@@ -35,19 +35,16 @@ class Attempt:
         self._cancel = cancel
         self._begun = False
         self._whole = False
-        try:
-            self._upstream = provider.open(request, target, clock, cancel, request_id=request_id)
-        except ProviderError:
-            if cancel.error is not None:
-                raise cancel.error from None
-            raise
+        self._upstream = provider.open(request, target, clock, cancel, request_id=request_id)
 
     def read(self, until: float) -> Batch | None:
         """What the next upstream read completed, None where nothing has come by `until` (of `time.monotonic`). The last
-        batch has the terminal event. Raises what keeps the response from beginning."""
+        batch has the terminal event. Raises what keeps the response from beginning, also where a cancel does."""
         upstream = self._upstream
-        if not self._begun and not self._begin(until):
-            return None
+        if not self._begun:
+            self._begun = upstream.begin(until)
+            if not self._begun:
+                return None
         while (events := self._read(until)) is not None:
             frames = upstream.reader.frames
             if events or frames:
@@ -55,15 +52,6 @@ class Attempt:
                 self._whole = ended and isinstance(events[-1], Finished)
                 return Batch(events, frames, ended)
         return None
-
-    def _begin(self, until: float) -> bool:
-        try:
-            self._begun = self._upstream.begin(until)
-        except ProviderError:
-            if self._cancel.error is not None:
-                raise self._cancel.error from None
-            raise
-        return self._begun
 
     def _read(self, until: float) -> list[Event] | None:
         """The events of one upstream read, None where there was none in time."""

@@ -8,12 +8,14 @@ that came between two turns of another greenlet.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
 from collections.abc import Iterable
 
 import gevent
+import httpx2
 
 from app.cancel import Cancel
 from app.clock import Clock
@@ -46,9 +48,8 @@ def main(base_url: str, alone: bool) -> int:
         else:  # as an SDK asks
             timeout = clocked(clock, cancel, connect_s=60)
             request = client.build_request("POST", url, content=body, headers=[], timeout=timeout)
-            upstream = Upstream(
-                "p", client, lambda: client.send(request, stream=True), reader, clock, cancel, secret=""
-            )
+            ask = functools.partial(client.send, request, stream=True)
+            upstream = Upstream("p", client, ask, httpx2.HTTPError, reader, clock, cancel, secret="")
             assert upstream.begin(clock.due)
             chunks = iter(lambda: upstream.read(math.inf), b"")
         gevent.spawn(another)

@@ -1,5 +1,5 @@
 """Where HTTP_PROXY is set httpx2's own transport asks the provider, and its reads can't be taken up again: the same
-holds there, but that a departure before the response's headers is noticed with them.
+holds there. (Departures on every way to a provider: test_departure_upstream.py.)
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, cast
+from typing import Any
 
 import anthropic
 import httpx2
@@ -22,7 +22,7 @@ from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
 from .anthropic_reader import AnthropicReader
-from .base import Prepared, Upstream, refuse_foreign, sdk_failure
+from .base import Prepared, Upstream, refuse_foreign
 
 DEFAULT_MAX_TOKENS = 4096
 SAMPLING = ("temperature", "top_p", "top_k")
@@ -55,28 +55,20 @@ class Anthropic:
         elif any(name in payload for name in SAMPLING):
             headers["anthropic-version"] = LAST_VERSION_WITH_SAMPLING
 
-        def ask() -> httpx2.Response:
-            try:
-                response: Any = self._client.post(
-                    "/v1/messages",
-                    body=payload,
-                    options={
-                        "timeout": clocked(clock, cancel, connect_s=target.timeouts.connect_s),
-                        "headers": headers,
-                    },
-                    cast_to=httpx2.Response,
-                    stream=True,
-                    stream_cls=anthropic.Stream[object],
-                )
-            except anthropic.AnthropicError as exc:
-                raise sdk_failure(self.name, exc, clock, secret=self._key) from exc
-            # Declared as a Stream; with `cast_to=httpx2.Response` it is just that, unread.
-            return cast(httpx2.Response, response)
+        def ask() -> Any:
+            return self._client.post(
+                "/v1/messages",
+                body=payload,
+                options={"timeout": clocked(clock, cancel, connect_s=target.timeouts.connect_s), "headers": headers},
+                cast_to=httpx2.Response,
+                stream=True,
+                stream_cls=anthropic.Stream[object],
+            )
 
         own_id = f"msg_{os.urandom(16).hex()}"
         start = Started(id=own_id, model=target.model, provider=self.name, created=int(time.time()))
         reader = AnthropicReader(start, secret=self._key, relay=request.relayable("anthropic"))
-        return Upstream(self.name, self._http, ask, reader, clock, cancel, secret=self._key)
+        return Upstream(self.name, self._http, ask, anthropic.AnthropicError, reader, clock, cancel, secret=self._key)
 
     def close(self) -> None:
         self._client.close()

@@ -54,9 +54,6 @@ class Reader(Stage[bytes, list[Event]], Protocol):
     def finish(self, error: SluicewayError | None = None) -> list[Event]: ...
 
 
-Ask = Callable[[], httpx2.Response]  # an SDK's call that returns the raw response; raises `ProviderError`
-
-
 class Upstream:
     """A request that is on its way to a provider; then its response: the body's chunks as they arrive, and the reader
     for them.
@@ -68,8 +65,19 @@ class Upstream:
     """
 
     def __init__(
-        self, provider: str, client: Client, ask: Ask, reader: Reader, clock: Clock, cancel: Cancel, *, secret: str
+        self,
+        provider: str,
+        client: Client,
+        ask: Callable[[], Any],
+        refused: type[Exception],
+        reader: Reader,
+        clock: Clock,
+        cancel: Cancel,
+        *,
+        secret: str,
     ) -> None:
+        """`ask` is an SDK's call with `cast_to=httpx2.Response`: declared as a Stream, it is that response, unread.
+        `refused` is the base of what it raises. Raises `ProviderError`."""
         self.reader = reader
         self._provider = provider
         self._clock = clock
@@ -79,10 +87,17 @@ class Upstream:
         self.read: Callable[[float], bytes] = _not_begun
         self._asked: Task[httpx2.Response] | httpx2.Response
         if client.waits:  # it would keep us in the SDK's call, so that is made beside us
-            self._asked = Task(ask, httpx2.Response.close)
+            self._asked = Task(lambda: self._ask(ask, refused), httpx2.Response.close)
             cancel.add(self._asked.kill)
         else:
-            self._asked = ask()
+            self._asked = self._ask(ask, refused)
+
+    def _ask(self, ask: Callable[[], Any], refused: type[Exception]) -> httpx2.Response:
+        try:
+            response: httpx2.Response = ask()
+        except refused as exc:
+            raise sdk_failure(self._provider, exc, self._clock, secret=self._secret) from exc
+        return response
 
     def begin(self, until: float) -> bool:
         """Whether the response's headers have come, by `until` (of `time.monotonic`) at the latest. Raises

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import httpx2
 import openai
@@ -23,7 +23,7 @@ from ..request import ChatRequest
 from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
-from .base import Prepared, Upstream, refuse_foreign, sdk_failure
+from .base import Prepared, Upstream, refuse_foreign
 from .openai_chat_reader import OpenAIChatReader
 
 # What is left out is copied, deeply, from a default for each request.
@@ -58,24 +58,19 @@ class OpenAI:
     def open(self, request: ChatRequest, target: Target, clock: Clock, cancel: Cancel, *, request_id: str) -> Upstream:
         payload = self.payload(request, target)
 
-        def ask() -> httpx2.Response:
-            try:
-                response: Any = self._client.post(
-                    "/chat/completions",
-                    body=payload,
-                    options={
-                        **_SAID,
-                        "timeout": clocked(clock, cancel, connect_s=target.timeouts.connect_s),
-                        "headers": {"X-Request-ID": request_id},
-                    },
-                    cast_to=httpx2.Response,
-                    stream=True,
-                    stream_cls=openai.Stream[object],
-                )
-            except openai.OpenAIError as exc:
-                raise sdk_failure(self.name, exc, clock, secret=self._key) from exc
-            # The declared type is a Stream; with `cast_to=httpx2.Response` the SDK returns just that, unread.
-            return cast(httpx2.Response, response)
+        def ask() -> Any:
+            return self._client.post(
+                "/chat/completions",
+                body=payload,
+                options={
+                    **_SAID,
+                    "timeout": clocked(clock, cancel, connect_s=target.timeouts.connect_s),
+                    "headers": {"X-Request-ID": request_id},
+                },
+                cast_to=httpx2.Response,
+                stream=True,
+                stream_cls=openai.Stream[object],
+            )
 
         own_id = f"chatcmpl-{os.urandom(16).hex()}"
         reader = OpenAIChatReader(
@@ -85,7 +80,7 @@ class OpenAI:
             relay_usage=request.include_usage,
             keep_model=self.keep_model,
         )
-        return Upstream(self.name, self._http, ask, reader, clock, cancel, secret=self._key)
+        return Upstream(self.name, self._http, ask, openai.OpenAIError, reader, clock, cancel, secret=self._key)
 
     def close(self) -> None:
         self._client.close()
