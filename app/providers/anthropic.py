@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 import anthropic
-import httpx2
 
 from ..cancel import Cancel
 from ..clock import Clock
@@ -22,7 +21,8 @@ from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
 from .anthropic_reader import AnthropicReader
-from .base import Prepared, Upstream, refuse_foreign
+from .base import Upstream, refuse_foreign
+from .prepared import Prepared
 
 DEFAULT_MAX_TOKENS = 4096
 SAMPLING = ("temperature", "top_p", "top_k")
@@ -56,12 +56,11 @@ class Anthropic:
             headers["anthropic-version"] = LAST_VERSION_WITH_SAMPLING
 
         def ask() -> Any:
-            return self._client.post(
+            return self._client.ask(
                 "/v1/messages",
-                body=payload,
-                options={"timeout": clocked(clock, cancel, connect_s=target.timeouts.connect_s), "headers": headers},
-                cast_to=httpx2.Response,
-                stream=True,
+                payload,
+                headers=headers,
+                timeout=clocked(clock, cancel, connect_s=target.timeouts.connect_s),
                 stream_cls=anthropic.Stream[object],
             )
 

@@ -204,26 +204,6 @@ class _Aside:
         self._response.close()
 
 
-class Prepared:
-    """Mixed into an SDK client: what is the same for each of its requests is found out once.
-
-    A URL costs a twelfth of a short request. `_prepare_url` is the SDKs' own, the same in both; where a later one has
-    it no longer, only the time is lost again.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._prepared: dict[str, httpx2.URL] = {}
-        # The first of a process asks the operating system about itself, by a subprocess: not while clients wait.
-        _ = self.default_headers  # type: ignore[attr-defined]
-
-    def _prepare_url(self, url: str) -> httpx2.URL:
-        if (known := self._prepared.get(url)) is None:
-            made: httpx2.URL = super()._prepare_url(url)  # type: ignore[misc]
-            known = self._prepared[url] = made
-        return known
-
-
 class Provider(Protocol):
     """One configured provider; made once a process, used by many greenlets or threads at a time."""
 

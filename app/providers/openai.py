@@ -12,9 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import httpx2
 import openai
-from openai import RequestOptions
 
 from ..cancel import Cancel
 from ..clock import Clock
@@ -23,11 +21,9 @@ from ..request import ChatRequest
 from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
-from .base import Prepared, Upstream, refuse_foreign
+from .base import Upstream, refuse_foreign
 from .openai_chat_reader import OpenAIChatReader
-
-# What is left out is copied, deeply, from a default for each request.
-_SAID: RequestOptions = {"max_retries": 0, "params": {}, "security": {"bearer_auth": True}}
+from .prepared import Prepared
 
 
 class _Client(Prepared, openai.OpenAI):
@@ -59,16 +55,11 @@ class OpenAI:
         payload = self.payload(request, target)
 
         def ask() -> Any:
-            return self._client.post(
+            return self._client.ask(
                 "/chat/completions",
-                body=payload,
-                options={
-                    **_SAID,
-                    "timeout": clocked(clock, cancel, connect_s=target.timeouts.connect_s),
-                    "headers": {"X-Request-ID": request_id},
-                },
-                cast_to=httpx2.Response,
-                stream=True,
+                payload,
+                headers={"X-Request-ID": request_id},
+                timeout=clocked(clock, cancel, connect_s=target.timeouts.connect_s),
                 stream_cls=openai.Stream[object],
             )
 
