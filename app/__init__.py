@@ -16,18 +16,20 @@ An answer's way through the house:
 `flow.py` spells this way in one function; `web/` opens the doors to it. A file imports only from a lower floor, and
 rooms on one floor do not import each other (tests/test_house.py holds it):
 
-    8  __init__.py                       create_app, the Sluiceway extension, this map
-    7  web/                              the doors: one blueprint a file; the page
-    6  flow.py                           the whole way
-    5  answers.py                        one answer from beginning to end, by as many tries as it takes
+    9  __init__.py                       create_app, the Sluiceway extension, this map
+    8  web/                              the doors: one blueprint a file; the page
+    7  flow.py                           the whole way
+    6  answers.py                        one answer from beginning to end, by as many tries as it takes
+    5  tries.py                          which target is asked next, and when
     4  house.py, attempts.py, books.py, outcomes.py, response/
                                          what all requests share; one try at an answer; its books; what became of it,
                                          logged and counted; the WSGI body
     3  providers/, formats/              many of a kind, one file each; `__init__` the registry, `base.py` the contract
-    2  targets.py, admission.py, breakers.py, retrying.py, transport/, local_model.py
+    2  targets.py, admission.py, breakers.py, retrying.py, recovery.py, transport/, local_model.py
                                          a name's provider and model; a worker's open streams; targets that are left
-                                         alone; what follows a failed try; the HTTP under the SDK clients; the embedded
-                                         model's process
+                                         alone; what follows a failed try; an answer that broke off, joined to the one
+                                         that goes on with it; the HTTP under the SDK clients; the embedded model's
+                                         process
     1  events.py, request.py, settings.py, clock.py, cancel.py
                                          the words; the knobs; the clocks of an answer; its end from outside
     0  errors.py, registry.py, stages.py, task.py

@@ -3,33 +3,48 @@ whatever ends it.
 
     admission   a place, or 503
     watch       the client leaves                      -> cancel
-    attempts    a target is tried; until the answer has begun, what fails is followed by the next try (`retrying`,
-                `breakers`), and nobody hears of it
+    tries       a target is asked; until the answer has begun, what fails is followed by the next try, and nobody hears
+                of it
+    recovery    where it breaks off afterwards, the next try goes on with it
     books       counted
     close       everything is given back, and the outcome told: a line in the log, the metrics
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from .attempts import Attempt
 from .books import Books
 from .cancel import Cancel
 from .clock import Clock
-from .errors import Cancelled, Draining, Internal, ProviderAuth, RequestError, ServiceError, SluicewayError
-from .events import TERMINAL, Batch, Event, Failed, Finished, Started, Usage
+from .errors import (
+    Cancelled,
+    ContentFiltered,
+    ContextLengthExceeded,
+    Draining,
+    Internal,
+    ProviderRejected,
+    ServiceError,
+    SluicewayError,
+)
+from .events import TERMINAL, Batch, Event, Failed, Finished, Started, ToolCallStarted, Usage
 from .house import House
-from .outcomes import Outcome, attempted, breaker_turned, closed, opened, report_soon
+from .outcomes import Outcome, closed, opened, report_soon
+from .recovery import Splice
 from .request import ChatRequest
 from .response import ClientWatch
-from .retrying import FAILURES_OF_A_TARGET, Move, move_after, pause_s
 from .targets import Target
+from .tries import Tries
 
-log = logging.getLogger("sluiceway")
+
+class _Broke(NamedTuple):
+    """The try whose answer broke off last."""
+
+    target: Target
+    error: SluicewayError
 
 
 class Answer:
@@ -39,6 +54,8 @@ class Answer:
     of the answer. It never raises what a provider, or the way to it, does: that is the `Failed` of the last batch, and
     is logged here. `close` at any time and more than once; where the answer has not ended, it is cancelled. What `read`
     does raise is a defect of ours: `fail` first, or it passes for the client's departure.
+
+    `tells_recovery`: the client's format has a word for a text that is taken back.
     """
 
     def __init__(
@@ -48,30 +65,29 @@ class Answer:
         target: Target,
         *,
         format: str,
+        tells_recovery: bool,
         request_id: str,
         environ: Mapping[str, Any],
     ) -> None:
         self._house = house
         self._request = request
-        self._targets = (target, *target.fallbacks)
-        self._at = 0  # which of them is being tried
-        self._tries = 0  # of that one
-        self._rest_until = 0.0  # the pause before the next try, of `time.monotonic`
+        self._recovery = target.recovery
+        self._tells_recovery = tells_recovery
         self._began = time.monotonic()
         self._books = Books(request, self._elapsed_s)
         self._cancel = Cancel()
-        self._attempt: Attempt | None = None
-        self._breaker = house.breakers.of(target.name)
-        self._entered = 0  # what the breaker gave for the last try
-        self._judged = True  # whether the books know what became of the last try
-        self._held: Batch | None = None  # what was read before the answer has begun
-        self._begun = False
-        self._passed: SluicewayError | None = None  # the failure that the last move to another target followed
-        self._last: Finished | Failed | None = None
-        self._closed = False
         self._outcome = Outcome(
             request_id=request_id, format=format, provider=target.provider, model=target.model, outcome="rejected"
         )
+        self._tries = Tries(target, house.breakers, house.settings.retry, self._cancel, self._outcome, self._began)
+        self._attempt: Attempt | None = None
+        self._held: Batch | None = None  # what was read of a try that has not said anything yet
+        self._begun = False  # whether the try under way has
+        self._broke: _Broke | None = None
+        self._splice: Splice | None = None
+        self._refuses_prefill: Target | None = None
+        self._last: Finished | Failed | None = None
+        self._closed = False
         try:
             house.admission.enter(self._cancel)
         except ServiceError as exc:
@@ -80,10 +96,6 @@ class Answer:
             raise
         opened()
         self._watch = ClientWatch(environ, self._client_left)
-
-    @property
-    def _target(self) -> Target:
-        return self._targets[self._at]
 
     def _client_left(self) -> None:
         self._cancel.set(Cancelled("the client has left"))
@@ -96,12 +108,14 @@ class Answer:
         if not self._begun or attempt is None:
             return self._begin(until)
         batch = attempt.read(until)
-        return None if batch is None else self._counted(batch)
+        if batch is None:
+            return None
+        return self._ended(batch, until) if batch.ended else self._counted(batch)
 
     def _begin(self, until: float) -> Batch | None:
         """Try until a try says something of the answer, or there is nothing left to try."""
         while True:
-            if self._rest_until and not self._rested(until):
+            if not self._tries.rested(until):
                 return None
             try:
                 batch = (self._attempt or self._open()).read(until)
@@ -109,19 +123,23 @@ class Answer:
                 batch = Batch([Failed(error=self._cancel.error or exc)], None, True)
             if batch is None:
                 return None
+            if self._splice is not None and self._broke is not None:
+                batch.events = self._splice.feed(batch.events)
+                if self._splice.differs:
+                    return self._gives_up(self._broke)
             batch = self._held = batch if self._held is None else _joined(self._held, batch)
             last = batch.events[-1] if batch.events else None
             if self._delivers(batch):
-                self._learn(None)
+                self._tries.answering()
             elif isinstance(last, Failed):
-                if self._goes_on_after(last.error):
+                if self._goes_on_after(last.error, batch):
                     continue
                 # An answer that never began has nothing to say but this.
                 batch = Batch([Failed(error=self._told(last.error))], None if batch.frames is None else b"", True)
             else:
                 continue
             self._begun, self._held = True, None
-            return self._counted(batch)
+            return self._ended(batch, until) if batch.ended else self._counted(batch)
 
     def _delivers(self, batch: Batch) -> bool:
         """Whether to hand on what was read so far: then nothing of it can be taken back. An answer in one piece is
@@ -132,24 +150,26 @@ class Answer:
 
     def _open(self) -> Attempt:
         """The next try, at the first target that may be tried."""
-        if self._cancel.error is not None:
-            raise self._cancel.error
-        while True:
-            self._breaker = self._house.breakers.of(self._target.name)
-            if (entered := self._breaker.enter()) is not None:
-                break
-            refusal = self._breaker.refusal()
-            if self._at + 1 == len(self._targets):
-                raise refusal
-            self._passed = refusal
-            self._at, self._tries = self._at + 1, 0
-        self._entered = entered
-        self._tries += 1
-        self._judged = False
-        target, times = self._target, self._target.timeouts
+        target, request = self._tries.enter(), self._request
+        provider = self._house.providers[target.provider]
+        if (broke := self._broke) is not None:
+            text = self._books.text
+            prefill = ""
+            if self._recovery == "continue" and target.prefill and target is not self._refuses_prefill:
+                prefill = provider.prefill(text)
+            request = request.recovering(prefill, self._books.chunks)
+            self._splice = Splice(
+                text,
+                self._books.reasoning,
+                from_=broke.target.name,
+                to=target.name,
+                tells=self._tells_recovery,
+                prefill=prefill or None,
+            )
+        times = target.timeouts
         self._attempt = Attempt(
-            self._house.providers[target.provider],
-            self._request,
+            provider,
+            request,
             target,
             Clock(first_token_s=times.first_token_s, idle_s=times.idle_s, total_s=times.total_s, since=self._began),
             self._cancel,
@@ -157,71 +177,60 @@ class Answer:
         )
         return self._attempt
 
-    def _goes_on_after(self, error: SluicewayError) -> bool:
-        """Whether another try follows a failed one: then its pause is set, and nothing is left of this one."""
-        asked = not self._judged  # or all breakers are open
-        self._judge(error)
-        if not asked or isinstance(error, Cancelled | Draining):
+    def _goes_on_after(self, error: SluicewayError, batch: Batch) -> bool:
+        """Whether another try follows one that failed before it said anything: then nothing is left of this one."""
+        splice = self._splice
+        if splice is not None and splice.prefilled and _about_the_prefill(error):
+            self._refuses_prefill = self._tries.target
+            self._tries.again(error)
+        elif not self._tries.goes_on_after(error):
             return False
-        # What a fallback can't be asked (its protocol lacks a field) is nothing that the caller did wrong.
-        move = Move.NEXT if self._at and isinstance(error, RequestError) else move_after(error)
-        if move is Move.STOP:
+        self._forget(batch)
+        return True
+
+    def _ended(self, batch: Batch, until: float) -> Batch | None:
+        """The last batch of a try. Where that broke off in the middle of its answer, another goes on with it."""
+        last = batch.events[-1]
+        if not isinstance(last, Failed) or not self._recovers_from(last.error, batch):
+            return self._counted(batch)
+        said = Batch([event for event in batch.events if not isinstance(event, Usage | Failed)], batch.frames)
+        self._forget(batch)
+        return self._counted(said) if said.events or said.frames else self._begin(until)
+
+    def _recovers_from(self, error: SluicewayError, batch: Batch) -> bool:
+        """Not behind a tool call: the client may have acted on it."""
+        if self._recovery == "off" or not self._request.stream or not self._begun:
             return False
-        settings = self._house.settings
-        pause = pause_s(error, self._tries, settings.retry) if move is Move.AGAIN else None
-        if pause is not None and (self._breaker.is_open or self._elapsed_s() + pause >= self._target.timeouts.total_s):
-            pause = None
-        if pause is None and self._at + 1 == len(self._targets):
+        if self._books.called or any(isinstance(event, ToolCallStarted) for event in batch.events):
             return False
-        self._log(error)
-        if not isinstance(error, RequestError):
-            self._passed = error
-        if pause is None:
-            self._at, self._tries, pause = self._at + 1, 0, 0.0
-        self._rest_until = time.monotonic() + pause
-        self._held = None
+        broke = _Broke(self._tries.target, error)
+        if not self._tries.goes_on_after(error, delivered=True):
+            return False
+        self._broke = broke
+        return True
+
+    def _forget(self, batch: Batch) -> None:
+        """Close the try, whose answer is not to be gone on with, and keep of it only what it cost."""
+        self._books.spend(batch.events)
+        self._held = self._splice = None
+        self._begun = False
         if self._attempt is not None:
             self._attempt.close()
             self._attempt = None
-        return True
+
+    def _gives_up(self, broke: _Broke) -> Batch:
+        """The next try says something else than what was delivered, and there is no way to tell the client."""
+        self._tries.answering()
+        self._tries.judge(Cancelled("it is another answer"))
+        if self._attempt is not None:
+            self._attempt.close()
+        return self._counted(Batch([Failed(error=broke.error)], None, True))
 
     def _told(self, error: SluicewayError) -> SluicewayError:
-        """What the caller is told at the end of all tries: the last failure, but not what only a fallback minded."""
-        return self._passed if self._passed is not None and isinstance(error, RequestError) else error
-
-    def _rested(self, until: float) -> bool:
-        """Whether the pause is over, by then at the latest; a cancel ends it."""
-        if not self._cancel.wait(min(until, self._rest_until)) and time.monotonic() < self._rest_until:
-            return False
-        self._rest_until = 0.0
-        return True
-
-    def _judge(self, error: SluicewayError | None) -> None:
-        """Tell the books what became of the try, once; None: its answer is whole."""
-        if self._judged:
-            return
-        self._judged = True
-        self._learn(error)
-        if isinstance(error, RequestError):
-            return  # what can't be asked of this target was not sent: no try
-        target = self._target
-        self._outcome.attempts += 1
-        self._outcome.provider, self._outcome.model = target.provider, target.model
-        attempted(target.provider, target.model, "ok" if error is None else error.code)
-
-    def _learn(self, error: SluicewayError | None) -> None:
-        """Tell the breaker: None is a success, and so is an answer that has begun, as a probe may go on for minutes."""
-        target, breaker = self._target, self._breaker
-        before = breaker.is_open
-        if error is None:
-            breaker.succeeded(self._entered)
-        elif isinstance(error, FAILURES_OF_A_TARGET):
-            breaker.failed(self._entered, error)
-        else:
-            breaker.nothing_learnt(self._entered)
-        if breaker.is_open is not before:
-            log.warning("%s %s: its breaker %s", self._outcome.request_id, target.name, "closes" if before else "opens")
-            breaker_turned(target.provider, target.model, breaker.is_open)
+        """What the caller is told at the end of all tries: how an answer broke off, whatever came after that."""
+        if self._broke is not None and not isinstance(error, ServiceError):
+            return self._broke.error
+        return self._tries.told(error)
 
     def _counted(self, batch: Batch) -> Batch:
         if batch.events:
@@ -230,17 +239,10 @@ class Answer:
                 last = batch.events[-1]
                 if isinstance(last, Failed):
                     last.error.request_id = self._outcome.request_id
-                    self._log(last.error)
+                    self._tries.log(last.error)
                 if isinstance(last, TERMINAL):
                     self._last = last
         return batch
-
-    def _log(self, error: SluicewayError) -> None:
-        if isinstance(error, Cancelled | Draining):
-            return  # nothing has failed
-        # A key the provider refuses stays refused until a person acts: that one is loud.
-        level = logging.ERROR if isinstance(error, ProviderAuth) else logging.WARNING
-        log.log(level, "%s %s code=%s: %s", self._outcome.request_id, self._target.name, error.code, error.message)
 
     def fail(self, error: SluicewayError) -> None:
         """The answer ends with `error`, whatever was read of it."""
@@ -267,18 +269,18 @@ class Answer:
         outcome, books, cancelled = self._outcome, self._books, self._cancel.error
         if isinstance(self._last, Finished):
             outcome.outcome = "finished"
-            self._judge(None)
+            self._tries.judge(None)
         elif cancelled is not None:
             outcome.outcome = "cancelled"
             outcome.code = cancelled.code
             outcome.cancelled_by = "drain" if isinstance(cancelled, Draining) else "client"
             outcome.cancel_s = time.monotonic() - self._cancel.at
-            self._judge(cancelled)
+            self._tries.judge(cancelled)
         else:
             error = self._last.error if self._last is not None else Internal("")
             outcome.outcome = "error"
             outcome.code = error.code
-            self._judge(error)
+            self._tries.judge(error)
         outcome.duration_s = self._elapsed_s()
         outcome.ttft_s = books.ttft_s
         outcome.chunks = books.chunks
@@ -286,6 +288,11 @@ class Answer:
             outcome.input_tokens = usage.input_tokens
             outcome.output_tokens = usage.output_tokens
             outcome.usage_source = usage.source
+
+
+def _about_the_prefill(error: SluicewayError) -> bool:
+    """Whether a refusal may be one of the prefill: what else there is to refuse was not refused before."""
+    return isinstance(error, ProviderRejected) and not isinstance(error, ContextLengthExceeded | ContentFiltered)
 
 
 def _says_something(event: Event) -> bool:

@@ -17,6 +17,7 @@ from .events import (
     Finished,
     Order,
     ReasoningDelta,
+    Recovered,
     Started,
     State,
     TextDelta,
@@ -37,36 +38,70 @@ class Books:
         self._request = request
         self._elapsed_s = elapsed_s
         self._order = Order()
-        self._chars = 0
+        self._texts: list[str] = []  # the answer's text so far, in pieces
+        self._reasonings: list[str] = []
+        self._chars = 0  # of tool calls
         self.chunks = 0  # batches with something of the answer in them
         self._input_tokens = 0
         self.ttft_s: float | None = None
         self._usage: Usage | None = None
+        self._spent: Usage | None = None  # what tries cost that broke off
+
+    @property
+    def text(self) -> str:
+        """What was delivered of the answer's text."""
+        return _joined(self._texts)
+
+    @property
+    def reasoning(self) -> str:
+        return _joined(self._reasonings)
+
+    @property
+    def called(self) -> bool:
+        """Whether a tool call was delivered, or begun."""
+        return self._order.called
+
+    def spend(self, events: list[Event]) -> None:
+        """The usage in what was read of a try whose answer is not this one, or not all of it."""
+        for event in events:
+            if isinstance(event, Usage):
+                self._spent = _sum(self._spent, event)
 
     def feed(self, events: list[Event]) -> list[Event]:
         if self.ttft_s is not None and self._order.state is State.OPEN:
-            chars = 0
+            texts = self._texts
+            before = len(texts)
             for event in events:
                 if type(event) is not TextDelta:
+                    del texts[before:]
                     break
-                chars += len(event.text)
+                texts.append(event.text)
             else:  # nothing but text: nearly all batches
-                self._chars += chars
+                if before > _PIECES:
+                    _joined(texts)
                 self.chunks += 1
                 return events
         kept: list[Event] = []
-        before = self._chars
+        spoke = False
         for event in events:
             match event:
-                case TextDelta(text=text) | ReasoningDelta(text=text) | ToolCallDelta(arguments=text):
+                case TextDelta(text=text):
+                    self._texts.append(text)
+                    spoke = True
+                case ReasoningDelta(text=text):
+                    self._reasonings.append(text)
+                    spoke = True
+                case ToolCallDelta(arguments=text):
                     self._chars += len(text)
-                    self._token_seen()
+                    spoke = True
                 case ToolCallStarted():
                     self._token_seen()
+                case Recovered(kept_chars=stands, exact=False):
+                    self._texts = [self.text[:stands]]
                 case Started(input_tokens=tokens):
                     self._input_tokens = tokens
                 case Usage():
-                    self._usage = event
+                    event = self._usage = _sum(self._spent, event)
                 case Finished():
                     if self._usage is None:
                         self._usage = self._estimate()
@@ -76,9 +111,11 @@ class Books:
                     event = msgspec.structs.replace(event, usage=self._usage, timings=timings)
                 case _:
                     pass
+            if spoke:
+                self._token_seen()
             self._order.check(event)
             kept.append(event)
-        self.chunks += self._chars > before
+        self.chunks += spoke
         return kept
 
     def _token_seen(self) -> None:
@@ -87,16 +124,39 @@ class Books:
 
     def usage(self) -> Usage | None:
         """Of the answer so far: the provider's, else an estimate; None where it said nothing."""
-        return self._usage or (self._estimate() if self._chars else None)
+        return self._usage or self._spent or (self._estimate() if self._said() else None)
+
+    def _said(self) -> int:
+        return self._chars + sum(map(len, self._texts)) + sum(map(len, self._reasonings))
 
     def _estimate(self) -> Usage:
         asked = len(self._request.system or "") + sum(len(message.text) for message in self._request.messages)
         return Usage(
             # Anthropic names the input at the start, so an answer that breaks its last count has half of the truth.
             input_tokens=self._input_tokens or _tokens(asked),
-            output_tokens=_tokens(self._chars),
+            output_tokens=_tokens(self._said()),
             source="estimated",
         )
+
+
+# A long answer takes ten times its length in small pieces.
+_PIECES = 200
+
+
+def _joined(pieces: list[str]) -> str:
+    """All of them, which are one then."""
+    pieces[:] = ["".join(pieces)]
+    return pieces[0]
+
+
+def _sum(spent: Usage | None, usage: Usage) -> Usage:
+    if spent is None:
+        return usage
+    return Usage(
+        input_tokens=spent.input_tokens + usage.input_tokens,
+        output_tokens=spent.output_tokens + usage.output_tokens,
+        source=usage.source,
+    )
 
 
 def _tokens(chars: int) -> int:

@@ -3,7 +3,8 @@
 A provider's reader gives lists of these events, encoders write them in a client's format. The union is closed:
 `match` on it with `assert_never` at the end, so a new event shows every encoder that must learn it.
 
-    Started  (TextDelta | ReasoningDelta | ToolCallStarted ToolCallDelta* ToolCallEnded)*  Usage?  (Finished | Failed)
+    Started  (TextDelta | ReasoningDelta | Recovered | ToolCallStarted ToolCallDelta* ToolCallEnded)*  Usage?
+    (Finished | Failed)
 
 Exactly one terminal event, `Finished` or `Failed`, ends every stream; nothing follows it. Heartbeats, cancelling and
 draining are control, not data: they are no events. Ids and times are in the events, so encoders draw no random
@@ -60,6 +61,19 @@ class ToolCallEnded(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call"):
     arguments: str
 
 
+class Recovered(msgspec.Struct, frozen=True, kw_only=True, tag="recovered"):
+    """The answer broke off at the target `from_`, and `to` goes on with it, whose model calls itself `model`.
+
+    Of the text so far the first `kept_chars` characters (code points) stand, and what follows stands behind those. With
+    `exact` all of it stands, and nobody needs to be told."""
+
+    from_: str = msgspec.field(name="from")
+    to: str
+    kept_chars: int
+    model: str
+    exact: bool
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True, tag="usage"):
     input_tokens: int
     output_tokens: int
@@ -87,7 +101,16 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
 
 
 Event: TypeAlias = (
-    Started | TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta | ToolCallEnded | Usage | Finished | Failed
+    Started
+    | TextDelta
+    | ReasoningDelta
+    | ToolCallStarted
+    | ToolCallDelta
+    | ToolCallEnded
+    | Recovered
+    | Usage
+    | Finished
+    | Failed
 )
 
 
@@ -120,6 +143,7 @@ ORDER: dict[tuple[State, type], State] = {
     (State.OPEN, ToolCallStarted): State.OPEN,
     (State.OPEN, ToolCallDelta): State.OPEN,
     (State.OPEN, ToolCallEnded): State.OPEN,
+    (State.OPEN, Recovered): State.OPEN,
     (State.OPEN, Usage): State.COUNTED,
     (State.OPEN, Finished): State.ENDED,
     (State.OPEN, Failed): State.ENDED,
@@ -150,6 +174,10 @@ class Order:
         self._steps = _STEPS[self.state]
         self._call_ids: set[str] = set()
         self._open_calls: set[str] = set()
+
+    @property
+    def called(self) -> bool:
+        return bool(self._call_ids)
 
     def check(self, event: Event) -> None:
         kind = type(event)

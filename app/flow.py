@@ -42,7 +42,15 @@ def answer(
 
     `environ` is the WSGI request's, for the client's socket in it.
     """
-    source = Answer(house, request, target, format=form.name, request_id=request_id, environ=environ)
+    source = Answer(
+        house,
+        request,
+        target,
+        format=form.name,
+        tells_recovery=form.tells_recovery,
+        request_id=request_id,
+        environ=environ,
+    )
     server = house.settings.server
     try:
         if not request.stream:

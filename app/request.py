@@ -7,7 +7,7 @@ common part, and a field that has no place there (`foreign`) is refused by name,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -41,7 +41,35 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = True
     include_usage: bool = False
     foreign: tuple[str, ...] = ()
+    recovers: bool = False  # an answer that broke off: what comes is joined to what the client has already
+    prefill: str = ""  # what the answer has come to, where the model is to go on from there
 
     def relayable(self, dialect: Dialect) -> bool:
         """Whether the client can read the frames of a provider that speaks `dialect`, as they are."""
-        return self.stream and self.dialect == dialect
+        return self.stream and self.dialect == dialect and not self.recovers
+
+    def recovering(self, prefill: str, said: int) -> ChatRequest:
+        """The same again for an answer that broke off after at least `said` tokens; `prefill` is what the model is to
+        go on from, and then has so many tokens less to say."""
+        body, max_tokens = dict(self.body), self.max_tokens
+        if prefill:
+            for name in _MAX_TOKENS:
+                if isinstance(limit := body.get(name), int):
+                    body[name] = max(1, limit - said)
+            max_tokens = None if max_tokens is None else max(1, max_tokens - said)
+        return msgspec.structs.replace(self, body=body, max_tokens=max_tokens, recovers=True, prefill=prefill)
+
+
+_MAX_TOKENS = ("max_tokens", "max_completion_tokens")
+
+
+def with_prefill(messages: Sequence[Mapping[str, Any]], prefill: str) -> list[Mapping[str, Any]]:
+    """A body's messages, in either dialect, with `prefill` as the assistant's last words ("": as they are)."""
+    if not prefill:
+        return list(messages)
+    last = messages[-1]
+    if last.get("role") != "assistant":
+        return [*messages, {"role": "assistant", "content": prefill}]
+    content = last.get("content") or ""  # the client's own prefill
+    content = content + prefill if isinstance(content, str) else [*content, {"type": "text", "text": prefill}]
+    return [*messages[:-1], {**last, "content": content}]

@@ -20,7 +20,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -63,8 +63,6 @@ NOT_YET = frozenset(
         "server.cors_origins",
         "store",
         "tools",
-        "models.*.recovery",
-        "models.*.prefill",
     }
 )
 
@@ -154,12 +152,15 @@ class ProviderSettings(_Section):
         return kind
 
 
+Recovery: TypeAlias = Literal["continue", "restart", "off"]
+
+
 class Alias(_TimeoutOverrides):
     """A `[models."name"]` table: another name for a target; one `*` stands for the rest of a name in both."""
 
     target: Target
     fallbacks: tuple[Target, ...] = ()
-    recovery: Literal["continue", "restart", "off"] = "continue"
+    recovery: Recovery = "continue"
     prefill: bool = False
 
 

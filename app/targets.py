@@ -18,7 +18,7 @@ import msgspec
 
 from .errors import InvalidRequest, NotFound, ProviderNotConfigured
 from .registry import nearest
-from .settings import Alias, Settings, Timeouts, star
+from .settings import Alias, Recovery, Settings, Timeouts, star
 
 # A caller who has somebody else to be answered by does not wait for a silent one as long as one who has not.
 FIRST_TOKEN_S_WITH_FALLBACK = 10.0
@@ -28,12 +28,15 @@ MAX_NAME_CHARS = 256
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Provider and model, and the clocks an attempt at it runs under."""
+    """Provider and model, and the clocks an attempt at it runs under. `recovery` is what happens where its answer
+    breaks off; `prefill` says that it goes on with an assistant message that is the last one."""
 
     provider: str
     model: str
     timeouts: Timeouts
     fallbacks: tuple[Target, ...] = ()  # asked in turn where it fails; they have none of their own
+    recovery: Recovery = "continue"
+    prefill: bool = False
 
     @property
     def name(self) -> str:
@@ -90,13 +93,18 @@ class Targets:
         if (alias := self._alias(name, followed)) is not None:
             pattern, table, target = alias
             fallbacks = self._fallbacks(table, star(pattern, name) or "", (*followed, pattern))
+            recovery = {"recovery": table.recovery} if "recovery" in table.model_fields_set else {}
+            prefill = {"prefill": table.prefill} if "prefill" in table.model_fields_set else {}
             try:
                 found = self._find(target, provider, (*followed, pattern))
             except ProviderNotConfigured:
                 if not fallbacks:
                     raise
-                return msgspec.structs.replace(fallbacks[0], fallbacks=fallbacks[1:])
-            return Target(found.provider, found.model, table.over(found.timeouts), fallbacks or found.fallbacks)
+                return msgspec.structs.replace(fallbacks[0], fallbacks=fallbacks[1:], **recovery)
+            times = table.over(found.timeouts)
+            return msgspec.structs.replace(
+                found, timeouts=times, fallbacks=fallbacks or found.fallbacks, **recovery, **prefill
+            )
         head, slash, model = name.partition("/")
         providers = self._settings.providers
         if slash and head in providers:
@@ -119,7 +127,7 @@ class Targets:
             # `NotFound` is what a bare name gives whose one provider can't be called; the rest was checked at start.
             with contextlib.suppress(ProviderNotConfigured, NotFound):
                 target = self._find(name.replace("*", rest), None, followed)
-                found.append(Target(target.provider, target.model, target.timeouts))
+                found.append(msgspec.structs.replace(target, fallbacks=()))
         return tuple(found)
 
     def _alias(self, name: str, followed: tuple[str, ...]) -> tuple[str, Alias, str] | None:

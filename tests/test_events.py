@@ -17,6 +17,7 @@ from app.events import (
     IllegalOrder,
     Order,
     ReasoningDelta,
+    Recovered,
     Started,
     State,
     TextDelta,
@@ -34,16 +35,18 @@ DELTA = ToolCallDelta(call_id="A", arguments="{}")
 ENDED = ToolCallEnded(call_id="A", name="f", arguments="{}")
 OTHER_CALL = ToolCallStarted(call_id="B", name="f")
 OTHER_ENDED = ToolCallEnded(call_id="B", name="f", arguments="{}")
+RECOVERED = Recovered(from_="p/m", to="q/n", kept_chars=2, model="n", exact=True)
 USAGE = Usage(input_tokens=1, output_tokens=2)
 FINISHED = Finished(reason="stop")
 FAILED = Failed(error=StreamBroken("x"))
 
 # One of each; the letters are those of `GRAMMAR`.
 EVENTS: dict[str, Event] = {
-    "S": STARTED, "t": TEXT, "r": REASONING, "c": CALL, "d": DELTA, "e": ENDED, "U": USAGE, "F": FINISHED, "X": FAILED,
+    "S": STARTED, "t": TEXT, "r": REASONING, "c": CALL, "d": DELTA, "e": ENDED, "R": RECOVERED,
+    "U": USAGE, "F": FINISHED, "X": FAILED,
 }  # fmt: skip
 # The order as the docstring of `events` draws it.
-GRAMMAR = re.compile(r"S[trcde]*U?[FX]|X")
+GRAMMAR = re.compile(r"S[trcdeR]*U?[FX]|X")
 
 # A way into each state.
 WAYS: dict[State, list[Event]] = {

@@ -32,6 +32,7 @@ FLOORS = {
     "admission": 2,
     "breakers": 2,
     "retrying": 2,
+    "recovery": 2,
     "local_model": 2,
     "providers": 3,
     "formats": 3,
@@ -40,10 +41,11 @@ FLOORS = {
     "outcomes": 4,
     "house": 4,
     "response": 4,
-    "answers": 5,
-    "flow": 6,
-    "web": 7,
-    "__init__": 8,
+    "tries": 5,
+    "answers": 6,
+    "flow": 7,
+    "web": 8,
+    "__init__": 9,
 }
 BESIDE = "testing"  # the fake provider, which imports nothing of the house and nothing of the house imports
 

@@ -409,8 +409,6 @@ def test_the_default_model_goes_by_the_keys(
 
 def test_keys_without_effect_are_named(load: Load) -> None:
     assert load(PUBLISHED).without_effect == (
-        "models.chat.prefill",
-        "models.chat.recovery",
         "server.cors_origins",
         "store.resume_grace_s",
         "store.resume_ttl_s",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, assert_never
 
+import msgspec
 import pydantic
 
 from ..errors import SluicewayError
@@ -19,6 +20,7 @@ from ..events import (
     Finished,
     FinishReason,
     ReasoningDelta,
+    Recovered,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -90,6 +92,7 @@ class MessagesBody(OpenBody):
 class AnthropicMessages:
     name: ClassVar[str] = "anthropic_messages"
     mimetype: ClassVar[str] = "text/event-stream"
+    tells_recovery: ClassVar[bool] = False
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
         asked = validated(MessagesBody, body)
@@ -184,6 +187,19 @@ def error_object(error: SluicewayError) -> dict[str, Any]:
     return {**body, "request_id": error.request_id} if error.request_id else body
 
 
+class _BlockType(msgspec.Struct):
+    type: str | None = None
+
+
+class _Block(msgspec.Struct):
+    """What a frame says that opens or closes a block."""
+
+    index: int | None = None
+    content_block: _BlockType | None = None
+
+
+_decode_block = msgspec.json.Decoder(_Block).decode
+
 # What a block of each kind is when it opens.
 _TEXT = {"type": "text", "text": ""}
 _THINKING = {"type": "thinking", "thinking": "", "signature": ""}
@@ -213,7 +229,19 @@ class AnthropicMessagesEncoder(Encoder):
 
     def relay(self, frames: bytes, events: list[Event]) -> bytes:
         frames = line_safe(frames)
+        if b"event: content_block_st" in frames:
+            self._follow(frames)
         return frames + self.feed(events[-1:]) if events and isinstance(events[-1], Failed) else frames
+
+    def _follow(self, frames: bytes) -> None:
+        """Know which block a provider has open, in case that somebody else goes on with its answer."""
+        for frame in frames.split(b"\n\n"):
+            if frame.startswith(b"event: content_block_st"):
+                name, _, data = frame.partition(b"\ndata: ")
+                said = _decode_block(data.replace(b"\ndata: ", b"\n"))
+                self._index = said.index or 0
+                block = said.content_block or _BlockType()
+                self._open = block.type or "text" if name.endswith(b"start") else None
 
     def _take(self, event: Event, out: list[bytes]) -> None:
         if self._call is not None and not isinstance(event, Failed) and getattr(event, "call_id", None) != self._call:
@@ -240,6 +268,8 @@ class AnthropicMessagesEncoder(Encoder):
                 held, self._held = self._held, []
                 for waiting in held:
                     self._take(waiting, out)
+            case Recovered():
+                pass  # the message goes on
             case Usage():
                 pass  # it stands in message_delta: see Finished
             case Finished(usage=said):

@@ -13,13 +13,25 @@ import msgspec
 import pydantic
 
 from ..errors import InvalidRequest, SluicewayError
-from ..events import Event, Failed, Finished, IllegalOrder, ReasoningDelta, Started, TextDelta, ToolCallEnded, Usage
+from ..events import (
+    Event,
+    Failed,
+    Finished,
+    IllegalOrder,
+    ReasoningDelta,
+    Recovered,
+    Started,
+    TextDelta,
+    ToolCallEnded,
+    Usage,
+)
 from ..registry import nearest
 from ..request import ChatRequest
 
 
 class Encoder(Protocol):
-    """An answer's batches all come with a provider's frames, or all without; after a terminal event none comes."""
+    """An answer's batches come with a provider's frames or without, and once they came without they go on so; after a
+    terminal event none comes."""
 
     # A sign of life while nothing is said, allowed between any two pieces. No blank line after it: with one,
     # fetch-event-source reports an empty message, and OpenAI's client fails on it after an `id:` (WIRE).
@@ -41,10 +53,12 @@ class HeaderLookup(Protocol):
 
 
 class Format(Protocol):
-    """`name` is the registry's; `mimetype` that of a streamed answer."""
+    """`name` is the registry's; `mimetype` that of a streamed answer. `tells_recovery`: its encoder can say that a part
+    of what was said does not stand; others are never given a `Recovered` that is not exact."""
 
     name: ClassVar[str]
     mimetype: ClassVar[str]
+    tells_recovery: ClassVar[bool]
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest: ...
 
@@ -91,6 +105,8 @@ class WholeAnswer:
                     self.usage = event
                 case Finished():
                     self.finish = event
+                case Recovered(kept_chars=stands):
+                    self._text = [self.text[:stands]]
                 case Failed(error=error):
                     raise error
                 case _:

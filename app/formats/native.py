@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 
 from ..errors import InvalidRequest, SluicewayError
-from ..events import TERMINAL, Event, Failed, Finished, Started, ToolCallEnded
+from ..events import TERMINAL, Event, Failed, Finished, Recovered, Started, ToolCallEnded
 from ..request import ChatRequest
 from .base import (
     DONE,
@@ -60,6 +60,7 @@ class NativeSSE:
 
     name: ClassVar[str] = "native"
     mimetype: ClassVar[str] = "text/event-stream"
+    tells_recovery: ClassVar[bool] = True
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
         asked = validated(NativeBody, body)
@@ -107,7 +108,7 @@ class NDJSON(NativeSSE):
 
 
 def plain(event: Event) -> Any:
-    """An event as its object on the wire, in the published fields and no others."""
+    """An event as its object on the wire, in the published fields and no others; None for what is not said there."""
     match event:
         case Started(id=id, model=model, provider=provider, created=created):
             return {"type": "start", "id": id, "model": model, "provider": provider, "created": created}
@@ -117,6 +118,8 @@ def plain(event: Event) -> Any:
         case Finished(reason=reason, usage=usage, timings=timings):
             counted = usage and {name: getattr(usage, name) for name in usage.__struct_fields__}
             return {"type": "finish", "reason": reason, "usage": counted, "timings": timings}
+        case Recovered(from_=from_, to=to, kept_chars=kept, exact=exact):
+            return None if exact else {"type": "recovered", "from": from_, "to": to, "kept_chars": kept}
         case Failed(error=error):
             return {"type": "error", **error_object(error)}
         case _:
@@ -130,9 +133,11 @@ class NativeSSEEncoder(Encoder):
     def feed(self, events: list[Event]) -> bytes:
         out: list[bytes] = []
         for event in events:
+            if (value := plain(event)) is None:
+                continue
             self._number += 1
             name = b"event: error\n" if isinstance(event, Failed) else b""
-            out.append(b"id: %d\n" % self._number + name + data_frame(plain(event)))
+            out.append(b"id: %d\n" % self._number + name + data_frame(value))
             if isinstance(event, TERMINAL):
                 out.append(DONE)
         return b"".join(out)
@@ -147,7 +152,9 @@ class NDJSONEncoder(Encoder):
     def feed(self, events: list[Event]) -> bytes:
         out: list[bytes] = []
         for event in events:
+            if (value := plain(event)) is None:
+                continue
             self._number += 1
             # The number goes in front: `{"event_id":1,` and the rest of the object.
-            out.append(b'{"event_id":%d,' % self._number + json_bytes(plain(event))[1:] + b"\n")
+            out.append(b'{"event_id":%d,' % self._number + json_bytes(value)[1:] + b"\n")
         return b"".join(out)

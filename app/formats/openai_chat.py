@@ -20,6 +20,7 @@ from ..events import (
     Finished,
     FinishReason,
     ReasoningDelta,
+    Recovered,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -94,6 +95,7 @@ class ChatCompletionBody(OpenBody):
 class OpenAIChat:
     name: ClassVar[str] = "openai_chat"
     mimetype: ClassVar[str] = "text/event-stream"
+    tells_recovery: ClassVar[bool] = False
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
         asked = validated(ChatCompletionBody, body)
@@ -201,7 +203,7 @@ class OpenAIChatEncoder(Encoder):
                 case ReasoningDelta(text=text):
                     out.append(self._delta({"reasoning_content": text}))
                 case Started():
-                    self._begin(event)
+                    self._begin(event.id, event.created, event.model)
                     out.append(self._delta({"role": "assistant", "content": ""}))
                 case ToolCallStarted(call_id=call_id, name=name):
                     self._calls[call_id] = index = len(self._calls)
@@ -211,6 +213,8 @@ class OpenAIChatEncoder(Encoder):
                     out.append(self._call({"index": self._calls[call_id], "function": {"arguments": arguments}}))
                 case ToolCallEnded():
                     pass  # its fragments have all been sent
+                case Recovered(model=model):
+                    self._begin(self._head["id"], self._head["created"], model)
                 case Usage():
                     pass  # it follows the finish reason here: see Finished
                 case Finished(reason=reason, usage=usage):
@@ -231,7 +235,7 @@ class OpenAIChatEncoder(Encoder):
         if not events or (type(events[0]) is TextDelta and type(events[-1]) is TextDelta):
             return frames
         if isinstance(first := events[0], Started):
-            self._begin(first)
+            self._begin(first.id, first.created, first.model)
         match events[-1]:
             case Finished(usage=usage):
                 estimated = self._include_usage and usage is not None and usage.source == "estimated"
@@ -241,13 +245,8 @@ class OpenAIChatEncoder(Encoder):
             case _:
                 return frames
 
-    def _begin(self, start: Started) -> None:
-        self._head = {
-            "id": start.id,
-            "object": "chat.completion.chunk",
-            "created": start.created,
-            "model": start.model,
-        }
+    def _begin(self, id: str, created: int, model: str) -> None:
+        self._head: dict[str, Any] = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
         self._before = b"data: " + json_bytes(self._head)[:-1] + b',"choices":[{"index":0,"delta":'
 
     def _delta(self, delta: dict[str, Any]) -> bytes:

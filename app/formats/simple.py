@@ -82,6 +82,7 @@ class SimpleFormat:
 
     name: ClassVar[str]
     mimetype: ClassVar[str] = "text/event-stream"
+    tells_recovery: ClassVar[bool] = False
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
         asked = validated(_SimpleBody, body)

@@ -16,7 +16,7 @@ import anthropic
 from ..cancel import Cancel
 from ..clock import Clock
 from ..events import Started
-from ..request import ChatRequest
+from ..request import ChatRequest, with_prefill
 from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
@@ -69,18 +69,22 @@ class Anthropic:
         reader = AnthropicReader(start, secret=self._key, relay=request.relayable("anthropic"))
         return Upstream(self.name, self._http, ask, anthropic.AnthropicError, reader, clock, cancel, secret=self._key)
 
+    def prefill(self, text: str) -> str:
+        return text.rstrip()  # with white space at its end it is refused
+
     def close(self) -> None:
         self._client.close()
 
     def payload(self, request: ChatRequest, target: Target) -> dict[str, Any]:
         """The body to send: the client's own where it speaks this protocol, otherwise the common part of it."""
         if request.dialect == "anthropic":
-            body = dict(request.body)
+            body = {**request.body, "messages": with_prefill(request.body["messages"], request.prefill)}
         else:
             refuse_foreign(request, target)
+            messages = [{"role": message.role, "content": message.text} for message in request.messages]
             common = {
                 "system": request.system,
-                "messages": [{"role": message.role, "content": message.text} for message in request.messages],
+                "messages": with_prefill(messages, request.prefill),
                 "max_tokens": request.max_tokens,
                 "temperature": request.temperature,
                 "top_p": request.top_p,

@@ -211,6 +211,10 @@ class Provider(Protocol):
         """Send the request. Raises `ProviderError` and `InvalidRequest`. `cancel` ends the connection in every phase,
         which looks like one that broke."""
 
+    def prefill(self, text: str) -> str:
+        """As much of `text` as can be given to a model as the beginning of its answer: all, or all but the white space
+        at its end."""
+
     def close(self) -> None:
         """Give back the pooled connections."""
 

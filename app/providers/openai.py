@@ -17,7 +17,7 @@ import openai
 from ..cancel import Cancel
 from ..clock import Clock
 from ..events import Started
-from ..request import ChatRequest
+from ..request import ChatRequest, with_prefill
 from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
@@ -73,19 +73,22 @@ class OpenAI:
         )
         return Upstream(self.name, self._http, ask, openai.OpenAIError, reader, clock, cancel, secret=self._key)
 
+    def prefill(self, text: str) -> str:
+        return text
+
     def close(self) -> None:
         self._client.close()
 
     def payload(self, request: ChatRequest, target: Target) -> dict[str, Any]:
         """The body to send: the client's own where it speaks this protocol, otherwise the common part of it."""
         if request.dialect == "openai":
-            body = dict(request.body)
+            body = {**request.body, "messages": with_prefill(request.body["messages"], request.prefill)}
         else:
             refuse_foreign(request, target)
             messages = [{"role": "system", "content": request.system}] if request.system else []
             messages += [{"role": message.role, "content": message.text} for message in request.messages]
             common = {
-                "messages": messages,
+                "messages": with_prefill(messages, request.prefill),
                 self._max_tokens_field: request.max_tokens,
                 "temperature": request.temperature,
                 "top_p": request.top_p,
