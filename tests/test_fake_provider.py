@@ -480,6 +480,15 @@ def test_nousage_gives_no_numbers(client: Client) -> None:
         assert (heard.input_tokens, heard.output_tokens) == (None, None)
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_big_is_a_single_event_of_two_megabytes(raw: RawConnection, path: str) -> None:
+    raw.post(path, "fake-big2048")
+    raw.head()
+    chunks = list(raw.chunks())
+    assert deltas_in(b"".join(chunks)) == answer("fake-big2048").text
+    assert [len(chunk) > 2 * 1024 * 1024 for chunk in chunks].count(True) == 1
+
+
 # When it is sent.
 
 
@@ -771,6 +780,168 @@ def test_times_fails_so_often_and_then_is_well(client: Client, fake_provider: Fa
     assert status_error(client.stream(model)).status_code == 503
 
 
+# Prefills.
+
+
+def prefilled(*said: str, blocks: bool = False) -> dict[str, Any]:
+    """The option of an SDK's call that ends its conversation with these texts of the assistant's."""
+    content = [{"type": "text", "text": text} for text in said] if blocks else "".join(said)
+    return {"messages": [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": content}]}
+
+
+def hear(client: Client, stream: bool, model: str, *said: str, blocks: bool = False) -> Heard:
+    return (client.stream if stream else client.whole)(model, extra_body=prefilled(*said, blocks=blocks))
+
+
+def pieces(model: str, prefill: str) -> list[str]:
+    """The text of an answer's deltas."""
+    return [delta.text for delta in answer(model, PROMPT, prefill=prefill).deltas if hasattr(delta, "text")]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_prefill_changes_nothing_unless_asked(client: Client, stream: bool) -> None:
+    heard = hear(client, stream, "fake-n20-think2", text_after("fake-n20", 5))
+    assert (heard.text, heard.reasoning) == (answer("fake-n20").text, answer("fake-think2").reasoning)
+
+
+@pytest.mark.parametrize("model", ["fake", "fake-uni", "fake-echo", "fake-md", "fake-n3-big1"])
+def test_cont_sends_exactly_the_rest_from_every_position(model: str) -> None:
+    text = answer(model, PROMPT).text
+    tokens = pieces(model, "")
+    assert pieces(f"{model}-cont", "") == tokens
+    for position in range(1, len(text) + 1):
+        rest = pieces(f"{model}-cont", text[:position])
+        assert "".join(rest) == text[position:]
+        assert all(rest), "no empty delta"
+        assert rest[1:] == tokens[len(tokens) - len(rest) + 1 :], "only the first one is cut"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("held", [text_after("fake-n20", 5), answer("fake-n20").text[:33], answer("fake-n20").text])
+def test_cont_goes_on_where_the_prefill_ends(
+    client: Client, fake_provider: FakeProvider, stream: bool, held: str
+) -> None:
+    model = "fake-n20-think2-cont"
+    expected = answer(model, prefill=held)
+    assert held + expected.text == answer("fake-n20").text
+    for heard in (hear(client, stream, model, held), hear(client, stream, model, held[:9], held[9:], blocks=True)):
+        assert heard.error is None
+        assert (heard.text, heard.reasoning, heard.finish_reason) == (expected.text, "", "stop")
+        assert heard.output_tokens == expected.output_tokens == len(pieces(model, held))
+    assert fake_provider.stats().completed == 2
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_cont_begins_with_the_white_space_that_a_prefill_has_lost(client: Client, stream: bool) -> None:
+    text = answer("fake-md").text
+    held = text.partition("\n\n")[0]
+    assert hear(client, stream, "fake-md-cont", held).text == text.removeprefix(held)
+    assert answer("fake-md-cont", prefill=held).text.startswith("\n\n")
+    assert answer("fake-md-cont", prefill=held + "\n").text == text.removeprefix(held + "\n"), "the text's own"
+    assert answer("fake-md-cont", prefill=held + " ").text == text.removeprefix(held), "not the text's own"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("part", ["cont", "again3"])
+def test_a_prefill_that_does_not_begin_the_answer_gets_all_of_it(client: Client, stream: bool, part: str) -> None:
+    model = f"fake-n20-think2-{part}"
+    for held in ("", "Something else", text_after("fake-n20", 5) + "?", answer("fake-n20").text + " more"):
+        heard = hear(client, stream, model, held)
+        assert (heard.text, heard.reasoning) == (answer("fake-n20").text, answer(model).reasoning)
+    assert heard.reasoning
+    assert (client.stream if stream else client.whole)(model).text == answer("fake-n20").text, "without any"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_cont_calls_tools_as_usual(client: Client, stream: bool) -> None:
+    heard = hear(client, stream, "fake-n5-tool2-cont", text_after("fake-n5", 3))
+    expected = answer("fake-n5-tool2")
+    assert text_after("fake-n5", 3) + heard.text == expected.text
+    assert (heard.tool_calls, heard.finish_reason) == (expected.tool_calls, "tool_calls")
+
+
+def test_what_the_assistant_said_before_is_no_prefill(client: Client) -> None:
+    held = text_after("fake", 5)
+    asked = prefilled(held)["messages"]
+    again = {"messages": [*asked, asked[0]]}
+    assert client.stream("fake-cont", extra_body=again).text == answer("fake").text
+    assert client.stream("fake-noprefill", extra_body=again).text == answer("fake").text
+    called = {"role": "assistant", "content": [{"type": "text", "text": held}, {"type": "tool_use", "id": "1"}]}
+    assert client.stream("fake-cont", extra_body={"messages": [asked[0], called]}).text == answer("fake").text
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_again_says_the_last_tokens_of_the_prefill_again(client: Client, stream: bool) -> None:
+    text = answer("fake-n20").text
+    overlap = text_after("fake-n20", 8).removeprefix(text_after("fake-n20", 5))
+    held = text_after("fake-n20", 8)
+    assert hear(client, stream, "fake-n20-think2-again3", held).text == overlap + text.removeprefix(held)
+    assert hear(client, stream, "fake-n20-again3", held[:-2]).text == overlap + text.removeprefix(held), "a cut one too"
+    assert hear(client, stream, "fake-n20-again3", text).text == text.removeprefix(text_after("fake-n20", 17))
+    assert hear(client, stream, "fake-n20-again3", text_after("fake-n20", 2)).text == text, "it holds no three"
+    assert hear(client, stream, "fake-n20-again0", held[:-2]).text == text.removeprefix(held[:-2]), "like cont"
+
+
+@pytest.mark.parametrize("part", ["cont", "again3"])
+def test_faults_count_the_tokens_of_this_response(client: Client, part: str) -> None:
+    model, held = f"fake-n20-{part}-cut5", text_after("fake-n20", 7)
+    assert client.stream(model).text == text_after("fake-n20", 5)
+    heard = hear(client, True, model, held)
+    assert heard.error is not None
+    assert heard.text == text_after(model, 5, prefill=held)
+    sent_before = 7 if part == "cont" else 4
+    assert text_after("fake-n20", sent_before) + heard.text == text_after("fake-n20", sent_before + 5)
+
+
+def test_times_takes_no_manner_towards_a_prefill_back(client: Client) -> None:
+    held = client.stream("fake-n20-cut5-times1-cont").text
+    rest = hear(client, True, "fake-n20-cut5-times1-cont", held)
+    assert (held + rest.text, rest.error) == (answer("fake-n20").text, None)
+    held = client.stream("fake-n20-cut5-times1-again3").text
+    overlap = held.removeprefix(text_after("fake-n20", 2))
+    assert held + hear(client, True, "fake-n20-cut5-times1-again3", held).text.removeprefix(overlap) == (
+        answer("fake-n20").text
+    )
+    held = client.stream("fake-n20-cut5-times1-noprefill").text
+    assert status_error(hear(client, True, "fake-n20-cut5-times1-noprefill", held)).status_code == 400
+
+
+@pytest.mark.parametrize("held", ["Once upon", "Once upon "])
+@pytest.mark.parametrize("blocks", [True, False])
+def test_noprefill_is_the_providers_own_refusal(
+    client: Client, fake_provider: FakeProvider, held: str, blocks: bool
+) -> None:
+    error = status_error(hear(client, True, "fake-noprefill", held, blocks=blocks))
+    assert error.status_code == 400
+    if isinstance(error, openai.APIStatusError):
+        assert (error.type, error.code, error.param) == ("invalid_request_error", "unsupported_value", "messages")
+        assert "does not support 'assistant' as the last role" in error.message
+    else:
+        assert error.type == "invalid_request_error"
+        assert "This model does not support assistant message prefill. The conversation must end" in error.message
+    with pytest.raises((openai.BadRequestError, anthropic.BadRequestError)):
+        hear(client, False, "fake-noprefill", held, blocks=blocks)
+    assert fake_provider.stats().faults == 2
+    assert client.stream("fake-noprefill").text == client.whole("fake-noprefill").text == answer("fake").text
+
+
+@pytest.mark.parametrize("model", ["fake", "fake-cont", "fake-again3", "fake-e503", "fake-refuse", "fake-slow60000"])
+@pytest.mark.parametrize("end", [" ", "\n", "\t\n"])
+def test_anthropic_refuses_white_space_at_the_end_of_a_prefill(
+    anthropic_client: AnthropicClient, fake_provider: FakeProvider, model: str, end: str
+) -> None:
+    for blocks in (True, False):
+        error = status_error(hear(anthropic_client, True, model, "Once upon", end, blocks=blocks))
+        assert (error.status_code, error.type) == (400, "invalid_request_error")
+        assert "messages: final assistant content cannot end with trailing whitespace" in error.message
+    assert fake_provider.stats().faults == 2
+
+
+def test_openai_takes_white_space_at_the_end_of_a_prefill(openai_client: OpenAIClient) -> None:
+    held = text_after("fake", 5)
+    assert hear(openai_client, True, "fake-cont", f"{held} ").text == answer("fake").text.removeprefix(f"{held} ")
+
+
 # Leaving.
 
 WAITS = ["stall0", "stall5", "stall5-drip", "f60000", "i60000", "slow60000", "n9000-i1"]
@@ -910,6 +1081,8 @@ def test_an_unknown_part_is_named_and_the_grammar_listed(client: Client) -> None
         ("fake-uni3", "'uni3' in model 'fake-uni3' is written like 'uni'"),
         ("fake-n1-n2", "'n' stands twice"),
         ("fake-md-echo", "md and echo in model 'fake-md-echo' each choose the text"),
+        ("fake-cont-noprefill", "cont and noprefill in model 'fake-cont-noprefill' each choose what becomes"),
+        ("fake-again", "'again' in model 'fake-again' is written like 'again3'"),
         ("fake-e200", "e200 in model 'fake-e200' is not an error status"),
         ("fake-", "unknown part ''"),
     ],

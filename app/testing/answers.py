@@ -3,6 +3,7 @@
     answer("fake-n5").text                      the five words
     text_after("fake-n20-cut5", 5)              what had arrived when the line was cut
     answer("fake-tool1-once", tools=["clock"])  a call of `clock`; with step=1 the text that follows its result
+    answer("fake-n20-cont", prefill=arrived)    what is still to come of an answer that begins with `arrived`
 
 The answer does not depend on the wire: call ids, text and counts are the same from `/v1/chat/completions` and
 `/v1/messages`. A fault never changes the answer, only how much of it arrives. `max_tokens` and the like are recorded,
@@ -12,9 +13,10 @@ not obeyed.
 import json
 import re
 import zlib
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, Literal, NamedTuple
 
 from .behaviour import Behaviour, parse
@@ -108,27 +110,32 @@ class Answer:
     deltas: tuple[Delta, ...] = field(repr=False)
 
 
-def answer(model: str, prompt: str = "", *, tools: Sequence[str] = (), step: int = 0) -> Answer:
+def answer(model: str, prompt: str = "", *, tools: Sequence[str] = (), step: int = 0, prefill: str = "") -> Answer:
     """The answer to a request.
 
     `prompt` is the last user message's text (read by `echo`), `tools` the names the request offers (calls take them
     in turn, `get_weather` if there are none), `step` how many assistant messages with tool calls the conversation
-    holds already. Raises UnknownPart.
+    holds already, `prefill` the text of the assistant message it ends with (read by `cont`, `again3`). Raises
+    UnknownPart.
     """
-    return compose(parse(model), prompt, tools, step)
+    return compose(parse(model), prompt, tools, step, prefill)
 
 
-def text_after(model: str, tokens: int, prompt: str = "") -> str:
+def text_after(model: str, tokens: int, prompt: str = "", *, prefill: str = "") -> str:
     """The text within the answer's first `tokens` tokens: what a client holds when `cut5`, `stall5`, ... strikes."""
-    counted = (delta for delta in answer(model, prompt).deltas if isinstance(delta, Text | CallArguments))
+    deltas = answer(model, prompt, prefill=prefill).deltas
+    counted = (delta for delta in deltas if isinstance(delta, Text | CallArguments))
     return "".join(delta.text for delta in islice(counted, tokens) if isinstance(delta, Text))
 
 
-def compose(behaviour: Behaviour, prompt: str, tools: Sequence[str], step: int) -> Answer:
+def compose(behaviour: Behaviour, prompt: str, tools: Sequence[str], step: int, prefill: str) -> Answer:
     """`answer` for a model name already read."""
     calls = _tool_calls(behaviour, tools, step)
-    reasoning = [Reasoning(text) for text in _words(_WORDS, behaviour.think, f"{behaviour.name} thinks")]
-    texts = [Text(text) for text in _texts(behaviour, prompt, has_calls=bool(calls))]
+    tokens = _texts(behaviour, prompt, has_calls=bool(calls))
+    held = _held(behaviour, "".join(tokens), prefill)
+    thoughts = 0 if held else behaviour.think
+    reasoning = [Reasoning(text) for text in _words(_WORDS, thoughts, f"{behaviour.name} thinks")]
+    texts = [Text(text) for text in (_after(tokens, held, behaviour.repeats or 0) if held else tokens)]
     deltas: list[Delta] = [*reasoning, *texts]
     for index, call in enumerate(calls):
         deltas.append(CallStarted(index, call.id, call.name))
@@ -147,14 +154,26 @@ def compose(behaviour: Behaviour, prompt: str, tools: Sequence[str], step: int) 
 
 def compose_for(behaviour: Behaviour, body: dict[str, Any]) -> Answer:
     """The answer to a request body of either protocol; all that differs here is where a tool keeps its name."""
-    messages = [message for message in body.get("messages", []) if isinstance(message, dict)]
+    messages = _messages(body)
     prompts = [message.get("content") for message in messages if message.get("role") == "user"]
     offered = [tool.get("function", tool).get("name", "") for tool in body.get("tools") or []]
     step = sum(_calls_tools(message) for message in messages if message.get("role") == "assistant")
-    texts = [
-        str(block.get("text", "")) for block in _blocks(prompts[-1] if prompts else None) if block.get("type") == "text"
-    ]
-    return compose(behaviour, "".join(texts), offered, step)
+    return compose(behaviour, _text(prompts[-1] if prompts else None), offered, step, prefill_of(body))
+
+
+def prefill_of(body: dict[str, Any]) -> str:
+    """The text of the assistant message that a request ends with, or "". One that calls tools is none: it is whole."""
+    last = (_messages(body) or [{}])[-1]
+    return "" if last.get("role") != "assistant" or _calls_tools(last) else _text(last.get("content"))
+
+
+def _messages(body: dict[str, Any]) -> list[dict[str, Any]]:
+    messages = body.get("messages")
+    return [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+
+
+def _text(content: Any) -> str:
+    return "".join(str(block.get("text", "")) for block in _blocks(content) if block.get("type") == "text")
 
 
 def _blocks(content: Any) -> list[dict[str, Any]]:
@@ -180,6 +199,27 @@ def _texts(behaviour: Behaviour, prompt: str, *, has_calls: bool) -> list[str]:
     default = 0 if has_calls else 16
     count = default if behaviour.tokens is None else behaviour.tokens
     return _words(_UNICODE_WORDS if behaviour.unicode else _WORDS, count, behaviour.name)
+
+
+def _held(behaviour: Behaviour, text: str, prefill: str) -> int:
+    """How many characters of `text` the prefill holds; 0 where it does not begin the text, or nobody asked to go on.
+
+    White space at its end that is not the text's own is passed over: the rest begins with the text's.
+    """
+    if not behaviour.continues and behaviour.repeats is None:
+        return 0
+    for beginning in (prefill, prefill.rstrip()):
+        if text.startswith(beginning):
+            return len(beginning)
+    return 0
+
+
+def _after(tokens: list[str], chars: int, repeats: int) -> list[str]:
+    """What follows the first `chars` characters, begun `repeats` tokens early; a token cut there gives its rest."""
+    starts = list(accumulate(map(len, tokens), initial=0))
+    held = bisect_left(starts, chars)  # tokens, one that is cut among them
+    start = starts[max(held - repeats, 0)] if repeats else chars
+    return [token[max(start - at, 0) :] for at, token in zip(starts, tokens, strict=False) if at + len(token) > start]
 
 
 def _words(words: Sequence[str], count: int, seed: str) -> list[str]:

@@ -11,6 +11,11 @@ otherwise pass for nothing.
 A *token* here is one delta of content: a piece of text, or a fragment of a tool call's arguments. Reasoning is paced
 but not counted, so `stall5` means five tokens of the answer, with and without `think2`, and `text_after(model, 5)` is
 what arrived. Of several faults the earliest strikes; one past the answer's last token never does.
+
+A *prefill* is the text of a request's last message where that is the assistant's. Without one of `cont`, `again3`,
+`noprefill` it changes nothing: the answer comes from its beginning. A fault counts what this response sends, so
+`cut5-cont` gives five tokens more to every prefilled request. White space at its end is a 400 from Anthropic, as in
+life, whatever else the name asks for; `noprefill` refuses it in its own words.
 """
 
 import difflib
@@ -66,6 +71,9 @@ class Behaviour:
     split: bool = False
     comments: bool = False
     leak: bool = False
+    continues: bool = False
+    repeats: int | None = None
+    no_prefill: bool = False
 
     def stream_faults(self) -> list[tuple[int, StreamFault]]:
         """What goes wrong inside the stream, as (tokens before it, what), earliest first. All but `bad` end it."""
@@ -144,10 +152,16 @@ _MANNERS = (
     Part("drip", "drip", None, "every byte its own HTTP chunk"),
     Part("split", "split", None, "HTTP chunks of odd sizes, across events and characters"),
     Part("comments", "comments", None, "comment lines, unknown fields, unknown event types in between"),
+    Part("cont", "continues", None, "after a prefill that begins the answer only the rest, without reasoning"),
+    Part("again3", "repeats", int, "like cont, but the last 3 tokens that the prefill holds are said again first"),
+    Part("noprefill", "no_prefill", None, "the provider's own 400 for a prefill"),
 )
 GRAMMAR = (*_CONTENT, *_TROUBLE, *_MANNERS)
 _BY_WORD = {part.word: part for part in GRAMMAR}
-_TEXTS = ("uni", "echo", "md", "big")
+_RIVALS = (  # of each of these words one at most, and why
+    (("uni", "echo", "md", "big"), "each choose the text"),
+    (("cont", "again", "noprefill"), "each choose what becomes of a prefill"),
+)
 
 
 def grammar() -> str:
@@ -159,7 +173,7 @@ def parse(model: str) -> Behaviour:
     """Read a model name; raise UnknownPart."""
     name, *parts = model.split("-")
     values: dict[str, Any] = {}
-    texts = []
+    words = []
     for text in parts:
         matched = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)?", text)
         part = _BY_WORD.get(matched[1]) if matched else None
@@ -168,10 +182,11 @@ def parse(model: str) -> Behaviour:
         if part.field in values:
             raise UnknownPart(f"part {part.word!r} stands twice in model {model!r}")
         values[part.field] = _value(part, text, matched[2], model)
-        if part.word in _TEXTS:
-            texts.append(part.word)
-    if len(texts) > 1:
-        raise UnknownPart(f"{' and '.join(texts)} in model {model!r} each choose the text; keep one")
+        words.append(part.word)
+    for rivals, why in _RIVALS:
+        chosen = [word for word in words if word in rivals]
+        if len(chosen) > 1:
+            raise UnknownPart(f"{' and '.join(chosen)} in model {model!r} {why}; keep one")
     if not 400 <= values.get("status", 400) <= 599:
         raise UnknownPart(f"e{values['status']} in model {model!r} is not an error status; write e400 to e599")
     return Behaviour(model, name, **values)

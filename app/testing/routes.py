@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from .answers import prefill_of
 from .behaviour import UnknownPart, parse
 from .connection import Request
 from .script import Step, perform, refusal, reply
@@ -42,6 +43,9 @@ def respond(request: Request, *, api_key: str | None, call_id: str, turn: int, c
         behaviour = parse(body["model"])
     except UnknownPart as exc:
         return refusal(wire, call_id, 400, wire.error(400, str(exc)))
+    wrong = "" if behaviour.no_prefill else wire.wrong_prefill(prefill_of(body))
+    if wrong:
+        return refusal(wire, call_id, 400, wire.error(400, wrong))
     return perform(Call(behaviour.on_turn(turn), body, call_id, created, request.key), wire)
 
 

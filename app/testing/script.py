@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Literal, assert_never
 
-from .answers import Answer, compose_for
+from .answers import Answer, compose_for, prefill_of
 from .framing import LAST_CHUNK, Framer, head
 from .wires import Call, Frame, Wire
 from .wires.base import Json
@@ -92,6 +92,8 @@ def perform(call: Call, wire: Wire) -> Iterator[Step]:
         if behaviour.retry_date_s is not None:
             headers["Retry-After"] = formatdate(call.created + behaviour.retry_date_s, usegmt=True)
         yield from refusal(wire, call.id, behaviour.status, wire.error(behaviour.status, _leak(call)), headers)
+    elif behaviour.no_prefill and prefill_of(call.body):
+        yield from refusal(wire, call.id, 400, wire.prefill_refused())
     elif behaviour.context:
         yield from refusal(wire, call.id, 400, wire.context_exceeded())
     elif behaviour.filtered:

@@ -38,6 +38,11 @@ def wrong_body(headers: Mapping[str, str], body: Json) -> str:
     return "" if body.get("messages") else "messages: at least one message is required"
 
 
+def wrong_prefill(prefill: str) -> str:
+    trailing = prefill != prefill.rstrip()
+    return "messages: final assistant content cannot end with trailing whitespace" if trailing else ""
+
+
 def frames(call: Call, answer: Answer) -> Iterator[Frame]:
     usage = not call.behaviour.no_usage
     # message_start counts the first output token already; message_delta's numbers are cumulative and replace it.
@@ -115,6 +120,11 @@ def context_exceeded() -> Json:
 
 def filtered() -> Json:
     return error(400, "Output blocked by content filtering policy")
+
+
+def prefill_refused() -> Json:
+    message = "This model does not support assistant message prefill. The conversation must end with a user message."
+    return error(400, message)
 
 
 def _block(delta: Reasoning | Text | CallStarted | CallArguments) -> tuple[str, Json | None]:

@@ -41,6 +41,9 @@ class Wire(Protocol):
     def wrong_body(self, headers: Mapping[str, str], body: Json) -> str:
         """What the provider would refuse in a request's form, or ""."""
 
+    def wrong_prefill(self, prefill: str) -> str:
+        """What every one of the provider's models would refuse in a prefill, or ""."""
+
     def frames(self, call: Call, answer: Answer) -> Iterator[Frame]: ...
 
     def whole(self, call: Call, answer: Answer) -> Json:
@@ -61,6 +64,8 @@ class Wire(Protocol):
     def context_exceeded(self) -> Json: ...
 
     def filtered(self) -> Json: ...
+
+    def prefill_refused(self) -> Json: ...
 
 
 def compact(value: Json) -> str:

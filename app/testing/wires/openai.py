@@ -24,6 +24,10 @@ def wrong_body(headers: Mapping[str, str], body: Json) -> str:
     return "" if body.get("messages") else "Missing required parameter: 'messages'."
 
 
+def wrong_prefill(prefill: str) -> str:
+    return ""
+
+
 def frames(call: Call, answer: Answer) -> Iterator[Frame]:
     with_usage = bool((call.body.get("stream_options") or {}).get("include_usage")) and not call.behaviour.no_usage
 
@@ -124,6 +128,12 @@ def filtered() -> Json:
     body["error"]["status"] = 400
     body["error"]["innererror"] = {"code": "ResponsibleAIPolicyViolation", "content_filter_result": verdicts}
     return body
+
+
+def prefill_refused() -> Json:
+    """In the words for a role that a model does not take; api.openai.com itself has none for this."""
+    message = "Unsupported value: 'messages' does not support 'assistant' as the last role with this model."
+    return _error(message, "invalid_request_error", "unsupported_value", param="messages")
 
 
 def _head(call: Call, kind: str) -> Json:
