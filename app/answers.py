@@ -123,21 +123,21 @@ class Answer:
                 batch = Batch([Failed(error=self._cancel.error or exc)], None, True)
             if batch is None:
                 return None
+            if self._request.stream and any(_says_something(event) for event in batch.events):
+                self._tries.answering()
             if self._splice is not None and self._broke is not None:
                 batch.events = self._splice.feed(batch.events)
                 if self._splice.differs:
                     return self._gives_up(self._broke)
             batch = self._held = batch if self._held is None else _joined(self._held, batch)
             last = batch.events[-1] if batch.events else None
-            if self._delivers(batch):
-                self._tries.answering()
-            elif isinstance(last, Failed):
+            if not self._delivers(batch):
+                if not isinstance(last, Failed):
+                    continue
                 if self._goes_on_after(last.error, batch):
                     continue
                 # An answer that never began has nothing to say but this.
                 batch = Batch([Failed(error=self._told(last.error))], None if batch.frames is None else b"", True)
-            else:
-                continue
             self._begun, self._held = True, None
             return self._ended(batch, until) if batch.ended else self._counted(batch)
 
@@ -220,7 +220,6 @@ class Answer:
 
     def _gives_up(self, broke: _Broke) -> Batch:
         """The next try says something else than what was delivered, and there is no way to tell the client."""
-        self._tries.answering()
         self._tries.judge(Cancelled("it is another answer"))
         if self._attempt is not None:
             self._attempt.close()

@@ -39,6 +39,7 @@ class Tries:
         self._cancel = cancel
         self._outcome = outcome
         self._began = began
+        self._answering = False
         self._judged = True  # whether the books know what became of the last try
         self._rest_until = 0.0  # the pause before the next try, of `time.monotonic`
         self._passed: SluicewayError | None = None  # the failure that the last move to another target followed
@@ -66,7 +67,7 @@ class Tries:
             self._next()
         self._entered = entered
         self._tries += 1
-        self._judged = False
+        self._judged = self._answering = False
         return self.target
 
     def rested(self, until: float) -> bool:
@@ -120,8 +121,10 @@ class Tries:
         self._at, self._tries = self._at + 1, 0
 
     def answering(self) -> None:
-        """The answer of the try has begun. A probe may go on for minutes, so that is a success."""
-        if self._breaker.is_open:
+        """The answer of the try has begun: the target is there, and a probe may go on for minutes. So what breaks off
+        afterwards opens no breaker."""
+        if not self._answering:
+            self._answering = True
             self._learn(None)
 
     def judge(self, error: SluicewayError | None) -> None:
