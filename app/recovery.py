@@ -18,6 +18,7 @@ from .events import Event, Failed, ReasoningDelta, Recovered, Started, TextDelta
 
 # A model that was to go on, and first repeats where it stood, repeats some words. Less is alike by chance.
 MIN_OVERLAP = 12
+MAX_OVERLAP = 2000
 
 
 class Splice:
@@ -150,12 +151,16 @@ class Overlap:
         return "" if self._done else self._settled(self._rest())
 
     def _all_places(self) -> Iterator[int]:
+        """Near the end; and the beginning, for a model that begins again nevertheless."""
         prefill, held = self._prefill, self._held
-        at = prefill.find(held)
+        first = max(1, len(prefill) - MAX_OVERLAP)
+        if self._agrees(0, 0):
+            yield 0
+        at = prefill.find(held, first)
         while at >= 0:
             yield at
             at = prefill.find(held, at + 1)
-        for at in range(max(0, len(prefill) - len(held) + 1), len(prefill)):
+        for at in range(max(first, len(prefill) - len(held) + 1), len(prefill)):
             if self._agrees(at, 0):
                 yield at
 
