@@ -220,9 +220,10 @@ def test_an_os_error_inside_a_stream_is_no_departed_client(start_service: Callab
 
 
 BROKEN_REFUSALS = {
-    # how the body of a refusal can break off, and what of it can still be told
+    # how the body of a refusal can break off, or a header be no ASCII, and what of it can still be told
     "cut": b"HTTP/1.1 429 X\r\nRetry-After: 9\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{",
     "stalled": b"HTTP/1.1 429 X\r\nRetry-After: 9\r\nContent-Type: application/json\r\nContent-Length: 501\r\n\r\n{",
+    "foreign": b"HTTP/1.1 429 X\r\nRetry-After: 9\r\nX-Where: Z\xfcrich\r\nContent-Length: 2\r\n\r\n{}",
     "gzip": b"HTTP/1.1 429 X\r\nRetry-After: 9\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
 }
 
@@ -244,7 +245,7 @@ class OneRefusal(socketserver.BaseRequestHandler):
 
 
 @pytest.mark.parametrize("how", BROKEN_REFUSALS)
-def test_a_refusal_whose_body_breaks_keeps_its_status(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_that_can_not_be_read_whole_keeps_its_status(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = type("Handler", (OneRefusal,), {"refusal": BROKEN_REFUSALS[how]})
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as provider:
         provider.daemon_threads = True

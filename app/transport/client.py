@@ -161,8 +161,9 @@ def _refusal(request: httpx2.Request, response: httpx2.Response) -> httpx2.Respo
         content = b""
     finally:
         response.close()
-    about_the_body = ("content-encoding", "content-length", "transfer-encoding")
-    headers = [(name, value) for name, value in response.headers.items() if name not in about_the_body]
+    about_the_body = (b"content-encoding", b"content-length", b"transfer-encoding")
+    # As bytes: httpx2 encodes text as ASCII, and a header may hold more than that.
+    headers = [(name, value) for name, value in response.headers.raw if name.lower() not in about_the_body]
     return httpx2.Response(response.status_code, headers=headers, content=content, request=request)
 
 
