@@ -13,8 +13,8 @@ import httpx2
 
 from .cancel import Cancel
 from .clock import Clock
-from .errors import StreamBroken
-from .events import TERMINAL, Batch, Event, Finished, Started
+from .errors import ProviderError, StreamBroken
+from .events import TERMINAL, Batch, Event, Failed, Finished, Started
 from .providers import Provider
 from .request import ChatRequest
 from .targets import Target
@@ -50,6 +50,8 @@ class Attempt:
             if events or frames:
                 ended = bool(events) and isinstance(events[-1], TERMINAL)
                 self._whole = ended and isinstance(events[-1], Finished)
+                if ended and isinstance(last := events[-1], Failed) and isinstance(last.error, ProviderError):
+                    last.error.provider_request_id = upstream.named
                 return Batch(events, frames, ended)
         return None
 

@@ -53,6 +53,13 @@ class SluicewayError(Exception):
         self.named_retry_after_s = retry_after_s  # by whoever failed; None: by nobody
         self.retry_after_s = self.default_retry_after_s if retry_after_s is None else retry_after_s
         self.request_id = ""  # set where the error meets its request
+        self.provider_request_id = ""  # what the provider calls it; "" where it said nothing, or nothing that is a name
+
+    @property
+    def logged(self) -> str:
+        """The message as our operator gets it."""
+        named = self.provider_request_id
+        return f"{self.message} (provider_request_id={named})" if named else self.message
 
     @property
     def headers(self) -> dict[str, str]:

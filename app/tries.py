@@ -158,4 +158,4 @@ class Tries:
             return  # nothing has failed
         # A key the provider refuses stays refused until a person acts: that one is loud.
         level = logging.ERROR if isinstance(error, ProviderAuth) else logging.WARNING
-        log.log(level, "%s %s code=%s: %s", self._outcome.request_id, self.target.name, error.code, error.message)
+        log.log(level, "%s %s code=%s: %s", self._outcome.request_id, self.target.name, error.code, error.logged)

@@ -873,6 +873,17 @@ class TestErrors:
         for name in FORMATS:
             assert written(name, begun, [Failed(error=error)]) == written(name, begun) + last[name].encode(), name
 
+    def test_it_ends_with_what_the_provider_calls_the_request(self) -> None:
+        """Where the provider has said so, and the format's errors are objects of ours or of a protocol."""
+        error = ProviderOverloaded("busy")
+        error.provider_request_id = "req_1"
+        told = b'"provider_request_id":"req_1"}'
+        bodies = {name: json_bytes(FORMATS[name]().error(error)) for name in FORMATS}
+        assert [name for name in FORMATS if told + b"}" not in bodies[name]] == []
+        streams = {name: written(name, [Failed(error=error)]) for name in FORMATS}
+        assert {name for name in FORMATS if told in streams[name]} == {*NATIVE, "openai_chat", "anthropic_messages"}
+        assert [name for name in SIMPLE if b"req_1" in streams[name]] == []
+
     @every_format
     def test_also_as_the_first_and_only_event(self, name: str) -> None:
         """The answer could fail after the headers and before anything was said."""

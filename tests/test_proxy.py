@@ -108,6 +108,13 @@ def test_the_stall_clock_rings_in_time(proxied: Service, fake_provider: FakeProv
     fake_provider.wait_for(lambda stats: stats.open_streams == 0)
 
 
+@pytest.mark.parametrize("behaviour", ["e429", "e503", "ctx", "err5", "cut5", "stall5"])
+def test_a_failure_names_the_providers_request(proxied: Service, fake_provider: FakeProvider, behaviour: str) -> None:
+    answer = requests.post(f"{proxied.url}/v1/chat/completions", json=body(f"fake-i1-{behaviour}"), timeout=30)
+    last = answer.text if answer.status_code != 200 else answer.text.splitlines()[-2].removeprefix("data: ")
+    assert json.loads(last)["error"]["provider_request_id"] == "req_fake000001"
+
+
 @pytest.mark.parametrize("model", ["fake-f60000", "fake-n9-stall3", "fake-n100000-i20"])
 def test_a_client_that_leaves_ends_the_upstream(proxied: Service, fake_provider: FakeProvider, model: str) -> None:
     sent = json.dumps(body(model)).encode()

@@ -38,6 +38,7 @@ from .base import (
     data_frame,
     foreign_fields,
     line_safe,
+    provider_named,
     validated,
 )
 
@@ -183,7 +184,8 @@ def usage_object(usage: Usage) -> dict[str, int]:
 def error_object(error: SluicewayError) -> dict[str, Any]:
     general = "invalid_request_error" if error.http_status < 500 else "api_error"
     kind = ERROR_TYPES.get(error.code, general)
-    body: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": error.message}}
+    told = {"type": kind, "message": error.message, **provider_named(error)}
+    body: dict[str, Any] = {"type": "error", "error": told}
     return {**body, "request_id": error.request_id} if error.request_id else body
 
 

@@ -232,7 +232,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def error_object(error: SluicewayError) -> dict[str, Any]:
-    """The native shape of an error: `{code, message, retryable, status, request_id?, param?}`."""
+    """The native shape of an error: `{code, message, retryable, status, request_id?, param?, provider_request_id?}`."""
     body: dict[str, Any] = {
         "code": error.code,
         "message": error.message,
@@ -243,4 +243,9 @@ def error_object(error: SluicewayError) -> dict[str, Any]:
         body["request_id"] = error.request_id
     if error.param:
         body["param"] = error.param
-    return body
+    return body | provider_named(error)
+
+
+def provider_named(error: SluicewayError) -> dict[str, str]:
+    """What an error says, in every shape, where its provider has named the request."""
+    return {"provider_request_id": error.provider_request_id} if error.provider_request_id else {}

@@ -39,6 +39,7 @@ from .base import (
     foreign_fields,
     json_bytes,
     line_safe,
+    provider_named,
     validated,
 )
 
@@ -180,6 +181,7 @@ def error_object(error: SluicewayError) -> dict[str, Any]:
         "type": ERROR_TYPES.get(error.code, general),
         "param": error.param,
         "code": error.code,
+        **provider_named(error),
     }
 
 

@@ -67,7 +67,17 @@ class Anthropic:
         own_id = f"msg_{os.urandom(16).hex()}"
         start = Started(id=own_id, model=target.model, provider=self.name, created=int(time.time()))
         reader = AnthropicReader(start, secret=self._key, relay=request.relayable("anthropic"))
-        return Upstream(self.name, self._http, ask, anthropic.AnthropicError, reader, clock, cancel, secret=self._key)
+        return Upstream(
+            self.name,
+            self._http,
+            ask,
+            anthropic.AnthropicError,
+            reader,
+            clock,
+            cancel,
+            id_header="request-id",
+            secret=self._key,
+        )
 
     def prefill(self, text: str) -> str:
         return text.rstrip()  # with white space at its end it is refused

@@ -74,14 +74,17 @@ class Upstream:
         clock: Clock,
         cancel: Cancel,
         *,
+        id_header: str,
         secret: str,
     ) -> None:
         """`ask` is an SDK's call with `cast_to=httpx2.Response`: declared as a Stream, it is that response, unread.
-        `refused` is the base of what it raises. Raises `ProviderError`."""
+        `refused` is the base of what it raises. `id_header`, in lower case, is where the provider names the request.
+        Raises `ProviderError`."""
         self.reader = reader
         self._provider = provider
         self._clock = clock
         self._cancel = cancel
+        self._id_header = id_header
         self._secret = secret
         self._body: _Body | None = None
         self.read: Callable[[float], bytes] = _not_begun
@@ -96,7 +99,7 @@ class Upstream:
         try:
             response: httpx2.Response = ask()
         except refused as exc:
-            raise sdk_failure(self._provider, exc, self._clock, secret=self._secret) from exc
+            raise sdk_failure(self._provider, exc, self._clock, id_header=self._id_header, secret=self._secret) from exc
         return response
 
     def begin(self, until: float) -> bool:
@@ -114,7 +117,7 @@ class Upstream:
         if isinstance(response, Body):  # our transport's own
             body = response
         elif response.is_error:
-            raise refusal(self._provider, response, secret=self._secret)
+            raise refusal(self._provider, response, id_header=self._id_header, secret=self._secret)
         else:
             body = _Aside(response, self._clock, self._cancel)
         self._body = body
@@ -132,6 +135,11 @@ class Upstream:
                 raise httpx2.ReadError("the connection is closed") from exc
         waiting = pending(asked)
         return asked if waiting is None else waiting.head(until)
+
+    @property
+    def named(self) -> str:
+        """What the provider calls the request, as `request_name`; "" before the response and after `close`."""
+        return "" if self._body is None else request_name(self._body.header(self._id_header), self._secret)
 
     def drain(self) -> None:
         """Read what is left, so that the connection can be used again. Only after the answer's end."""
@@ -158,6 +166,8 @@ def _not_begun(until: float) -> bytes:
 
 class _Body(Protocol):
     def read(self, until: float) -> bytes: ...
+
+    def header(self, name: str) -> str: ...
 
     def close(self) -> None: ...
 
@@ -189,6 +199,9 @@ class _Aside:
 
     def _next(self) -> bytes:
         return next(self._chunks, b"")
+
+    def header(self, name: str) -> str:
+        return self._response.headers.get(name, "")
 
     def _abort(self) -> None:
         connection = self._response.extensions.get("network_stream")  # httpx2's; ours ends its connections itself
@@ -286,7 +299,7 @@ def provider_failure(
     return row.error(text, retry_after_s=retry_after_s)
 
 
-def sdk_failure(provider: str, exc: Exception, clock: Clock, *, secret: str) -> ProviderError:
+def sdk_failure(provider: str, exc: Exception, clock: Clock, *, id_header: str, secret: str) -> ProviderError:
     """Our error for what a sync SDK client raised before the body.
 
     Both SDKs raise classes of the same shape: with `response` for an HTTP status, otherwise with httpx2's exception as
@@ -294,19 +307,19 @@ def sdk_failure(provider: str, exc: Exception, clock: Clock, *, secret: str) -> 
     """
     response: httpx2.Response | None = getattr(exc, "response", None)
     if response is not None:
-        return refusal(provider, response, secret=secret)
+        return refusal(provider, response, id_header=id_header, secret=secret)
     timed_out = isinstance(exc.__cause__, httpx2.TimeoutException)
     return (clock.alarm() if timed_out else None) or broken_off(provider, exc.__cause__)
 
 
-def refusal(provider: str, response: httpx2.Response, *, secret: str) -> ProviderError:
+def refusal(provider: str, response: httpx2.Response, *, id_header: str, secret: str) -> ProviderError:
     """Our error for a response of an error status, whose body has been read."""
     try:
         said = msgspec.json.decode(response.content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         said = response.text
     kind, message = error_parts(said)
-    return provider_failure(
+    error = provider_failure(
         provider,
         status=response.status_code,
         kind=kind,
@@ -314,6 +327,8 @@ def refusal(provider: str, response: httpx2.Response, *, secret: str) -> Provide
         retry_after_s=retry_after_s(response.headers),
         secret=secret,
     )
+    error.provider_request_id = request_name(response.headers.get(id_header, ""), secret)
+    return error
 
 
 def broken_off(provider: str, exc: BaseException | None) -> ProviderError:
@@ -352,6 +367,14 @@ def scrub(text: str, secret: str = "") -> str:
     text = _KEY.sub("[key]", _BEARER.sub(r"\1 [key]", text))
     text = _ADDRESS.sub("[address]", _URL.sub("[url]", text))
     return " ".join(text.split())[:500]
+
+
+_NAME = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def request_name(said: str, secret: str) -> str:
+    """What a provider calls a request: `said`, or "" where that is no name, or holds what `scrub` hides."""
+    return said if _NAME.fullmatch(said) and scrub(said, secret) == said else ""
 
 
 def retry_after_s(headers: httpx2.Headers) -> float | None:

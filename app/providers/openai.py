@@ -71,7 +71,17 @@ class OpenAI:
             relay_usage=request.include_usage,
             keep_model=self.keep_model,
         )
-        return Upstream(self.name, self._http, ask, openai.OpenAIError, reader, clock, cancel, secret=self._key)
+        return Upstream(
+            self.name,
+            self._http,
+            ask,
+            openai.OpenAIError,
+            reader,
+            clock,
+            cancel,
+            id_header="x-request-id",
+            secret=self._key,
+        )
 
     def prefill(self, text: str) -> str:
         return text

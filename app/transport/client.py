@@ -279,6 +279,12 @@ class Body(httpx2.SyncByteStream):
         response.headers.encoding = "iso-8859-1"  # all bytes have a meaning in it, so httpx2 need not try others
         return response
 
+    def header(self, name: str) -> str:
+        """Of the response, once its head is known and until `close`; "" where it has none of that name."""
+        connection, wanted = self._connection, name.encode()
+        headers = [] if connection is None else connection.read_head(0.0).headers
+        return b", ".join(value for known, value in headers if known.lower() == wanted).decode("iso-8859-1")
+
     def __iter__(self) -> Iterator[bytes]:
         while data := self.read():
             yield data
