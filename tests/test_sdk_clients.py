@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
 import openai
 import pytest
 from conftest import Service
+from test_failures import ANTHROPIC_TYPES
 
-from app.testing import FakeProvider, answer
+from app.testing import FakeProvider, answer, text_after
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 
@@ -90,18 +91,6 @@ def test_openai_whole(gpt: openai.OpenAI, provider: str) -> None:
     assert completion.usage.completion_tokens == want.output_tokens
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("behaviour", ["err5", "cut5", "rst5", "eof5", "bad5"])
-def test_openai_raises_in_the_middle(gpt: openai.OpenAI, provider: str, behaviour: str) -> None:
-    got: list[str] = []
-    with (
-        pytest.raises(openai.APIError) as raised,
-        gpt.chat.completions.create(model=f"{provider}/fake-i1-{behaviour}", messages=MESSAGES, stream=True) as stream,
-    ):
-        got.extend(choice.delta.content or "" for chunk in stream for choice in chunk.choices)
-    assert raised.value.code in ("stream_broken", "provider_overloaded")
-
-
 def test_openai_errors_before_the_first_token(gpt: openai.OpenAI) -> None:
     for behaviour, error in (
         ("e429-ra3", openai.RateLimitError),
@@ -157,16 +146,6 @@ def test_anthropic_whole(claude: anthropic.Anthropic, provider: str) -> None:
     assert message.stop_reason == "end_turn"
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("behaviour", ["err5", "cut5", "rst5", "eof5", "bad5"])
-def test_anthropic_raises_in_the_middle(claude: anthropic.Anthropic, provider: str, behaviour: str) -> None:
-    with (
-        pytest.raises(anthropic.APIStatusError),
-        claude.messages.stream(model=f"{provider}/fake-i1-{behaviour}", max_tokens=99, messages=MESSAGES) as stream,
-    ):
-        stream.get_final_message()
-
-
 def test_anthropic_errors_before_the_first_token(claude: anthropic.Anthropic) -> None:
     for behaviour, error in (
         ("e429-ra3", anthropic.RateLimitError),
@@ -176,6 +155,127 @@ def test_anthropic_errors_before_the_first_token(claude: anthropic.Anthropic) ->
         with pytest.raises(error) as raised:
             claude.messages.create(model=f"anthropic/fake-{behaviour}", max_tokens=9, messages=MESSAGES, stream=True)
         assert raised.value.request_id
+
+
+# What breaks off in the middle, and the code of the error that has to follow: text, text after reasoning, the arguments
+# of a tool call.
+BREAKS = {"err5": "provider_overloaded", **dict.fromkeys(("cut5", "rst5", "eof5", "bad5"), "stream_broken")}
+IN_THE_MIDDLE = {f"{before}-{how}": code for before in ("n9", "n9-think2", "tool2") for how, code in BREAKS.items()}
+IN_THE_MIDDLE["n9-stall5"] = "idle_timeout"
+# The same before anything was said: the status line is out already, so it can only be told in the stream.
+AT_ONCE = {
+    "err0": "provider_overloaded",
+    **dict.fromkeys(("cut0", "rst0", "eof0", "bad0", "html", "empty"), "stream_broken"),
+    "stall0": "first_token_timeout",
+    "refuse": "provider_unavailable",
+    "e401": "provider_auth",
+    "e429": "provider_rate_limited",
+    "e503": "provider_overloaded",
+    "ctx": "context_length_exceeded",
+    "filter": "content_filtered",
+}
+IN_BAND = IN_THE_MIDDLE | AT_ONCE
+
+each_failure = pytest.mark.parametrize(("behaviour", "code"), IN_BAND.items(), ids=list(IN_BAND))
+
+
+@pytest.fixture(scope="module")
+def hasty(start_service: Callable[..., Service], fake_provider_server: FakeProvider) -> Iterator[Service]:
+    """Its status line waits for nothing, so that every failure comes after it."""
+    clocks = {"SERVER__HOLD_S": "0", "TIMEOUTS__FIRST_TOKEN_S": "0.5", "TIMEOUTS__IDLE_S": "0.5"}
+    service = start_service(fake_provider_server.env | {f"SLUICEWAY_{name}": value for name, value in clocks.items()})
+    yield service
+    service.stop()
+
+
+# As they come, with their own retries: those are for what fails before the status line.
+
+
+@pytest.fixture(scope="module")
+def hasty_gpt(hasty: Service) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{hasty.url}/v1", api_key="any") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def hasty_claude(hasty: Service) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=hasty.url, api_key="any") as client:
+        yield client
+
+
+def openai_created(client: openai.OpenAI, model: str, read: Callable[[str], None]) -> None:
+    with client.chat.completions.create(model=model, messages=MESSAGES, stream=True) as stream:
+        for chunk in stream:
+            for choice in chunk.choices:
+                read(choice.delta.content or "")
+
+
+def openai_helper(client: openai.OpenAI, model: str, read: Callable[[str], None]) -> None:
+    with client.chat.completions.stream(model=model, messages=MESSAGES) as stream:
+        for event in stream:
+            if event.type == "content.delta":
+                read(event.delta)
+
+
+def openai_final(client: openai.OpenAI, model: str, read: Callable[[str], None]) -> None:
+    with client.chat.completions.stream(model=model, messages=MESSAGES) as stream:
+        read(stream.get_final_completion().choices[0].message.content or "")
+
+
+def anthropic_created(client: anthropic.Anthropic, model: str, read: Callable[[str], None]) -> None:
+    with client.messages.create(model=model, max_tokens=99, messages=MESSAGES, stream=True) as stream:
+        for event in stream:
+            if event.type == "content_block_delta" and event.delta.type == "text_delta":
+                read(event.delta.text)
+
+
+def anthropic_helper(client: anthropic.Anthropic, model: str, read: Callable[[str], None]) -> None:
+    with client.messages.stream(model=model, max_tokens=99, messages=MESSAGES) as stream:
+        for text in stream.text_stream:
+            read(text)
+
+
+def anthropic_final(client: anthropic.Anthropic, model: str, read: Callable[[str], None]) -> None:
+    with client.messages.stream(model=model, max_tokens=99, messages=MESSAGES) as stream:
+        read(stream.get_final_text())
+
+
+def text_before(behaviour: str, way: Callable[..., None]) -> str:
+    """What a client has been told by then; who asks for the whole of it is told nothing."""
+    whole = way in (openai_final, anthropic_final)
+    return text_after(f"fake-i1-{behaviour}", 5) if behaviour.startswith("n9") and not whole else ""
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@each_failure
+@pytest.mark.parametrize("way", [openai_created, openai_helper, openai_final])
+def test_openai_raises_on_every_failure_in_the_stream(
+    hasty_gpt: openai.OpenAI, way: Callable[..., None], behaviour: str, code: str, provider: str
+) -> None:
+    got: list[str] = []
+    with pytest.raises(openai.APIError) as raised:
+        way(hasty_gpt, f"{provider}/fake-i1-{behaviour}", got.append)
+    # Its classes for a status and for a connection that broke are other ones.
+    assert type(raised.value) is openai.APIError
+    assert raised.value.code == code
+    assert raised.value.message
+    assert "".join(got) == text_before(behaviour, way)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@each_failure
+@pytest.mark.parametrize("way", [anthropic_created, anthropic_helper, anthropic_final])
+def test_anthropic_raises_on_every_failure_in_the_stream(
+    hasty_claude: anthropic.Anthropic, way: Callable[..., None], behaviour: str, code: str, provider: str
+) -> None:
+    got: list[str] = []
+    with pytest.raises(anthropic.APIStatusError) as raised:
+        way(hasty_claude, f"{provider}/fake-i1-{behaviour}", got.append)
+    assert raised.value.status_code == 200
+    body: Any = raised.value.body
+    assert body["error"]["type"] == ANTHROPIC_TYPES[code]
+    assert body["error"]["message"]
+    assert "".join(got) == text_before(behaviour, way)
 
 
 def test_protocol_fields_go_through_unchanged(
