@@ -54,7 +54,10 @@ class Caller:
 
     def read_until(self, mark: bytes) -> None:
         while mark not in self.received:
-            data = self.sock.recv(65536)
+            try:
+                data = self.sock.recv(65536)
+            except TimeoutError:
+                raise TimeoutError(f"no {mark!r} within {self.sock.gettimeout()} s: {self.received!r}") from None
             assert data, f"the connection ended without {mark!r}: {self.received!r}"
             self.received += data
 
