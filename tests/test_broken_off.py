@@ -136,7 +136,7 @@ class Heard:
             {CHAT: self._chat, MESSAGES: self._message, NATIVE: self._native}[route](json.loads(line))
         assert self._over or (route == CHAT and done and self.models)
         assert done is (route == NATIVE or (route == CHAT and not self.code))
-        assert len(self._ids) == 1
+        assert len(self._ids) == 1 or (self.code and not self.models)  # it failed before it began
 
     def _chat(self, data: dict[str, Any]) -> None:
         if "error" in data:
