@@ -12,9 +12,10 @@ import json
 import logging
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import pytest
 import requests
@@ -23,11 +24,12 @@ from callers import watched as under_watch
 from conftest import Service, eventually
 from scraped import Numbers
 from test_failures import CHAT, MESSAGES, ROUTES, code_of, expected
-from test_heartbeats import apart, code_in, hear, text_of
+from test_heartbeats import Heard, apart, code_in, hear, text_of
 from test_routes import Door
 
 from app import create_app
 from app.testing import FakeProvider, answer
+from app.testing.connection import Request
 
 BACKUP = "backup-n5"
 TRIES = 3
@@ -39,6 +41,8 @@ PROVIDERS = {"openai": "anthropic", "anthropic": "openai"}  # and who stands in
 SILENT = ("slow9000", "stall0", "f9000", "stall5", "n6-slow9000-times2")
 
 SHORT = "first_token_s = 0.5\nidle_s = 0.5"
+# Many wait for these at the same time, and each has to reach the provider before its clock rings.
+WAITED = "first_token_s = 1.5\nidle_s = 1.5"
 
 
 def alias(provider: str, behaviour: str, clocks: str = "") -> str:
@@ -50,9 +54,19 @@ fallbacks = ["{PROVIDERS[provider]}/{BACKUP}"]
 """
 
 
+def alone(provider: str, clocks: str) -> str:
+    return f"""
+[models."silent-{provider}-*"]
+target = "{provider}/*"
+{clocks}
+"""
+
+
 ALIASES = f"""
 {"".join(alias(provider, "*") for provider in PROVIDERS)}
-{"".join(alias(provider, silent, SHORT) for provider in PROVIDERS for silent in SILENT)}
+{"".join(alias(provider, silent, WAITED) for provider in PROVIDERS for silent in SILENT)}
+
+{"".join(alone(provider, SHORT) for provider in PROVIDERS)}
 
 [models."brief-*"]
 target = "openai/fake-*"
@@ -73,7 +87,7 @@ fallbacks = ["anthropic/backup-e529", "anthropic/backup-e401"]
 """
 RETRY = {
     "SLUICEWAY_RETRY__ATTEMPTS": str(TRIES),
-    "SLUICEWAY_RETRY__BACKOFF_S": "0.05",
+    "SLUICEWAY_RETRY__BACKOFF_S": "0.01",
     "SLUICEWAY_RETRY__MAX_RETRY_AFTER_S": "3",
 }
 
@@ -105,14 +119,33 @@ def ask(service: Service, route: str, model: str, *, stream: bool = True, **more
     return requests.post(service.url + route, json=body, timeout=30)  # raises if a body lacks its last chunk
 
 
-def asked(provider: FakeProvider) -> list[str]:
+class Said(NamedTuple):
+    response: requests.Response
+    took_s: float
+    requests: list[Request]  # what the provider was asked for this answer
+
+
+def asked(provider: FakeProvider | Said) -> list[str]:
     """The models that the provider was asked for, one a request."""
     return [request.body["model"] for request in provider.requests]
 
 
-def pauses(provider: FakeProvider) -> list[float]:
+def pauses(provider: FakeProvider | Said) -> list[float]:
     at = [request.at for request in provider.requests]
     return [later - earlier for earlier, later in itertools.pairwise(at)]
+
+
+Case = tuple[str, str, bool]  # route, model, whether it is streamed
+
+
+def answered(service: Service, provider: FakeProvider, case: Case) -> Said:
+    """Also while others are: the provider is told the id of the answer that it is asked for."""
+    route, model, stream = case
+    began = time.monotonic()
+    response = ask(service, route, model, stream=stream)
+    took_s = time.monotonic() - began
+    identity = response.headers["X-Request-ID"]
+    return Said(response, took_s, [one for one in provider.requests if one.headers["x-request-id"] == identity])
 
 
 def read(route: str, response: requests.Response) -> tuple[str, str]:
@@ -142,7 +175,7 @@ def line_of(service: Service, response: requests.Response) -> dict[str, Any]:
     identity = response.headers["X-Request-ID"]
 
     def line() -> Any:
-        said = [json.loads(one) for one in service.log.splitlines() if one.startswith("{")]
+        said = [json.loads(one) for one in service.log.splitlines() if one.startswith("{") and identity in one]
         return [one for one in said if one["request_id"] == identity]
 
     (only,) = eventually(line, what="the line of the stream")
@@ -156,6 +189,24 @@ def sent(model: str) -> str:
 
 
 STREAM = pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
+
+# Whose time is waiting: a clock is to ring, or a Retry-After to pass.
+SILENCES = ("slow9000", "stall0", "f9000")
+NAMED_PAUSES = {"ra1": 1.0, "rad3": 1.5}  # and what they are at least
+
+
+@pytest.fixture(scope="module")
+def waited(service: Service, fake_provider_server: FakeProvider) -> dict[Case, Future[Said]]:
+    """Their answers, many asked at the same time."""
+    cases: list[Case] = [
+        (CHAT, f"{provider}/fake-n6-e429-{named}-times1", True) for provider in PROVIDERS for named in NAMED_PAUSES
+    ]
+    for route, provider in (row.values for row in ROUTES):
+        cases += [(route, f"{provider[0]}-{silent}", stream) for silent in SILENCES for stream in (True, False)]
+        cases.append((route, f"{provider[0]}-stall5", False))
+    with ThreadPoolExecutor(16) as pool:
+        return {case: pool.submit(answered, service, fake_provider_server, case) for case in cases}
+
 
 # The same target again
 
@@ -190,14 +241,15 @@ def test_what_passes_is_never_seen(
     assert sum(pauses(fake_provider)) < QUICK_S
 
 
-@pytest.mark.parametrize(("named", "at_least_s"), [("ra1", 1.0), ("rad3", 1.5)], ids=["seconds", "date"])
+@pytest.mark.parametrize(("named", "at_least_s"), NAMED_PAUSES.items(), ids=["seconds", "date"])
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_a_retry_after_is_waited_for(
-    service: Service, fake_provider: FakeProvider, provider: str, named: str, at_least_s: float
+    waited: dict[Case, Future[Said]], provider: str, named: str, at_least_s: float
 ) -> None:
     model = f"fake-n6-e429-{named}-times1"
-    assert read(CHAT, ask(service, CHAT, f"{provider}/{model}")) == (model, answer(model).text)
-    (pause,) = pauses(fake_provider)
+    said = waited[CHAT, f"{provider}/{model}", True].result()
+    assert read(CHAT, said.response) == (model, answer(model).text)
+    (pause,) = pauses(said)
     assert at_least_s <= pause < at_least_s + QUICK_S
 
 
@@ -283,9 +335,7 @@ LASTING = [
     ("html", TRIES),
     ("empty", TRIES),
     ("err0", TRIES),
-    ("slow9000", 1),
-    ("stall0", 1),
-    ("f9000", 1),
+    *((silent, 1) for silent in SILENCES),
     ("e401", 1),
     ("e403", 1),
     ("ctx", 1),
@@ -296,25 +346,32 @@ LASTING = [
 @pytest.mark.parametrize(("route", "provider"), ROUTES)
 @pytest.mark.parametrize(("behaviour", "tries"), LASTING, ids=[row[0] for row in LASTING])
 def test_what_lasts_goes_to_the_fallback(
-    service: Service, fake_provider: FakeProvider, route: str, provider: str, behaviour: str, tries: int, stream: bool
+    service: Service,
+    fake_provider: FakeProvider,
+    waited: dict[Case, Future[Said]],
+    route: str,
+    provider: str,
+    behaviour: str,
+    tries: int,
+    stream: bool,
 ) -> None:
-    began = time.monotonic()
-    response = ask(service, route, f"{provider[0]}-{behaviour}", stream=stream)
-    assert read(route, response) == (BACKUP, answer(BACKUP).text)
-    assert time.monotonic() - began < QUICK_S
-    assert asked(fake_provider) == [f"fake-{behaviour}"] * tries + [BACKUP]
-    line = line_of(service, response)
+    case = (route, f"{provider[0]}-{behaviour}", stream)
+    said = waited[case].result() if case in waited else answered(service, fake_provider, case)
+    assert read(route, said.response) == (BACKUP, answer(BACKUP).text)
+    assert said.took_s < QUICK_S
+    assert asked(said) == [f"fake-{behaviour}"] * tries + [BACKUP]
+    line = line_of(service, said.response)
     assert (line["provider"], line["model"], line["attempts"]) == (PROVIDERS[provider], BACKUP, tries + 1)
     assert (line["outcome"], line["code"]) == ("finished", None)
 
 
 @pytest.mark.parametrize(("route", "provider"), ROUTES)
 def test_an_answer_in_one_piece_that_stalls_in_the_middle_goes_to_the_fallback(
-    service: Service, fake_provider: FakeProvider, route: str, provider: str
+    waited: dict[Case, Future[Said]], route: str, provider: str
 ) -> None:
-    response = ask(service, route, f"{provider[0]}-stall5", stream=False)
-    assert read(route, response) == (BACKUP, answer(BACKUP).text)
-    assert asked(fake_provider) == ["fake-stall5", BACKUP]
+    said = waited[route, f"{provider[0]}-stall5", False].result()
+    assert read(route, said.response) == (BACKUP, answer(BACKUP).text)
+    assert asked(said) == ["fake-stall5", BACKUP]
 
 
 @pytest.mark.parametrize(("route", "provider"), ROUTES)
@@ -450,27 +507,51 @@ def hasty(start_service: Start, environ: dict[str, str]) -> Iterator[Service]:
     service.stop()
 
 
+def paused(door: Door) -> str:
+    """A model of the door's own, so that the provider's requests for it can be told from the others'."""
+    return f"fake{STREAMED.index(door)}-n6-e429-ra1-times1"
+
+
+FAILING_LATE = [door for door in STREAMED if str(door) in ("chat-openai", "messages-anthropic", "ndjson-openai")]
+
+
+def failing(door: Door) -> str:
+    return f"fake{STREAMED.index(door)}-e429-ra1"
+
+
+class Pauses(NamedTuple):
+    heard: dict[str, Future[Heard]]  # by model
+    asked: Counter[str]
+
+
+@pytest.fixture(scope="module")
+def in_pauses(hasty: Service, fake_provider_server: FakeProvider) -> Pauses:
+    """What each door hears in a pause, all at the same time."""
+    cases = [(door, paused(door)) for door in STREAMED] + [(door, failing(door)) for door in FAILING_LATE]
+    with ThreadPoolExecutor(len(cases)) as pool:
+        heard = {model: pool.submit(hear, hasty.url, door, model) for door, model in cases}
+    return Pauses(heard, Counter(asked(fake_provider_server)))
+
+
 @pytest.mark.parametrize("door", STREAMED, ids=str)
-def test_heartbeats_go_on_in_a_pause(hasty: Service, fake_provider: FakeProvider, door: Door) -> None:
-    model = "fake-n6-e429-ra1-times1"
-    heard = hear(hasty.url, door, model)
+def test_heartbeats_go_on_in_a_pause(in_pauses: Pauses, door: Door) -> None:
+    model = paused(door)
+    heard = in_pauses.heard[model].result()
     body, beats = apart(door, heard.body)
     assert heard.status == 200
     assert text_of(door, body) == answer(model).text
     assert beats >= 2 or door.name == "plain"
-    assert asked(fake_provider) == [model] * 2
+    assert in_pauses.asked[model] == 2
 
 
-def test_what_fails_after_the_status_line_is_an_event(hasty: Service, fake_provider: FakeProvider) -> None:
-    for door in STREAMED:
-        if str(door) not in ("chat-openai", "messages-anthropic", "ndjson-openai"):
-            continue
-        fake_provider.reset()
-        heard = hear(hasty.url, door, "fake-e429-ra1")
-        body, beats = apart(door, heard.body)
-        assert (heard.status, len(asked(fake_provider))) == (200, TRIES)
-        assert beats >= 3
-        assert code_in(door, body) == ("rate_limit_error" if door.name == "messages" else "provider_rate_limited")
+@pytest.mark.parametrize("door", FAILING_LATE, ids=str)
+def test_what_fails_after_the_status_line_is_an_event(in_pauses: Pauses, door: Door) -> None:
+    model = failing(door)
+    heard = in_pauses.heard[model].result()
+    body, beats = apart(door, heard.body)
+    assert (heard.status, in_pauses.asked[model]) == (200, TRIES)
+    assert beats >= 3
+    assert code_in(door, body) == ("rate_limit_error" if door.name == "messages" else "provider_rate_limited")
 
 
 # The breaker
@@ -491,11 +572,27 @@ def is_open(service: Service, model: str) -> float:
     return Numbers(text)["sluiceway_breaker_open", {"model": model}]
 
 
-@pytest.mark.parametrize(("route", "primary"), [(CHAT, "o-n6-e503-times5"), (MESSAGES, "a-n6-e503-times5")])
-def test_a_flapping_primary_is_left_alone_and_found_again(
-    start_service: Start, environ: dict[str, str], fake_provider: FakeProvider, route: str, primary: str
-) -> None:
+@pytest.fixture(scope="module")
+def forgiving(start_service: Start, environ: dict[str, str]) -> Iterator[Service]:
+    """Its breakers open after three failures, for a moment. A test has models of its own."""
     service = start_service({**environ, **breaking(failures=3)})
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def unforgiving(start_service: Start, environ: dict[str, str]) -> Iterator[Service]:
+    """Its breakers open after two failures, and stay open. A test has models of its own."""
+    service = start_service({**environ, **breaking(failures=2, cooldown_s=60)})
+    yield service
+    service.stop()
+
+
+@pytest.mark.parametrize(("route", "primary"), [(CHAT, "o-n6-e503-times5"), (MESSAGES, "a-n7-e503-times5")])
+def test_a_flapping_primary_is_left_alone_and_found_again(
+    forgiving: Service, fake_provider: FakeProvider, route: str, primary: str
+) -> None:
+    service = forgiving
     ours = sent(primary)
     for _ in range(3):
         assert read(route, ask(service, route, primary)) == (BACKUP, answer(BACKUP).text)
@@ -520,57 +617,60 @@ def test_a_flapping_primary_is_left_alone_and_found_again(
     before = len(asked(fake_provider))
     assert read(route, ask(service, route, primary))[0] == ours
     assert asked(fake_provider)[before:] == [ours]
-    told = [line for line in service.log.splitlines() if "its breaker" in line]
+    told = [line for line in service.log.splitlines() if f"{ours}: its breaker" in line]
     assert [line.rpartition(" ")[2] for line in told] == ["opens", "closes"]
-    service.stop()
 
 
 @STREAM
-def test_an_open_breaker_without_a_fallback_tells_the_last_failure_at_once(
-    start_service: Start, environ: dict[str, str], fake_provider: FakeProvider, stream: bool
-) -> None:
-    service = start_service({**environ, **breaking(2, 60), "SLUICEWAY_TIMEOUTS__FIRST_TOKEN_S": "1"})
-    for behaviour, status, code in (
+@pytest.mark.parametrize(("route", "provider"), [(CHAT, "openai"), (MESSAGES, "anthropic")])
+@pytest.mark.parametrize(
+    ("behaviour", "status", "code"),
+    [
         ("e503", 503, "provider_overloaded"),
         ("refuse", 502, "provider_unavailable"),
         ("stall0", 504, "first_token_timeout"),
-    ):
-        for route, provider in ((CHAT, "openai"), (MESSAGES, "anthropic")):
-            fake_provider.reset()
-            for attempts in (1, 1, 0, 0):
-                response = ask(service, route, f"{provider}/fake-{behaviour}", stream=stream)
-                assert response.status_code == status
-                assert code_of(route, response.json()) == expected(route, code)
-                assert line_of(service, response)["attempts"] == attempts
-            assert 1 <= int(response.headers["Retry-After"]) <= 60
-            assert len(asked(fake_provider)) == 2
-            assert read(route, ask(service, route, f"{provider}/fake-n2"))[0] == "fake-n2", "the others answer"
-    service.stop()
+    ],
+)
+def test_an_open_breaker_without_a_fallback_tells_the_last_failure_at_once(
+    unforgiving: Service,
+    fake_provider: FakeProvider,
+    route: str,
+    provider: str,
+    behaviour: str,
+    status: int,
+    code: str,
+    stream: bool,
+) -> None:
+    model = f"{'streamed' if stream else 'whole'}-{behaviour}"
+    name = f"silent-{provider}-{model}" if behaviour in SILENT else f"{provider}/{model}"
+    for attempts in (1, 1, 0, 0):
+        response = ask(unforgiving, route, name, stream=stream)
+        assert response.status_code == status
+        assert code_of(route, response.json()) == expected(route, code)
+        assert line_of(unforgiving, response)["attempts"] == attempts
+    assert 1 <= int(response.headers["Retry-After"]) <= 60
+    assert asked(fake_provider) == [model] * 2
+    assert read(route, ask(unforgiving, route, f"{provider}/fake-n2"))[0] == "fake-n2", "the others answer"
 
 
+@pytest.mark.parametrize("behaviour", ["e400", "e401", "e429", "ctx", "filter"])
 def test_what_is_no_fault_of_the_providers_opens_no_breaker(
-    start_service: Start, environ: dict[str, str], fake_provider: FakeProvider
+    unforgiving: Service, fake_provider: FakeProvider, behaviour: str
 ) -> None:
-    service = start_service({**environ, **breaking(failures=2, cooldown_s=60)})
-    for behaviour in ("e400", "e401", "e429", "ctx", "filter"):
-        fake_provider.reset()
-        for _ in range(4):
-            ask(service, CHAT, f"openai/fake-{behaviour}")
-        assert len(asked(fake_provider)) == 4, behaviour
-    service.stop()
+    for _ in range(4):
+        ask(unforgiving, CHAT, f"openai/fake-{behaviour}")
+    assert len(asked(fake_provider)) == 4
 
 
-@STREAM
+@pytest.mark.parametrize(("stream", "model"), [(True, "o-n1-e503"), (False, "o-n2-e503")], ids=["streamed", "whole"])
 def test_a_fallback_that_lacks_a_field_is_not_heard_of_behind_an_open_breaker(
-    start_service: Start, environ: dict[str, str], fake_provider: FakeProvider, stream: bool
+    unforgiving: Service, fake_provider: FakeProvider, stream: bool, model: str
 ) -> None:
-    service = start_service({**environ, **breaking(failures=1, cooldown_s=60)})
-    for _ in range(3):
-        response = ask(service, CHAT, "o-e503", stream=stream, seed=1)
+    for _ in range(4):
+        response = ask(unforgiving, CHAT, model, stream=stream, seed=1)
         assert (response.status_code, response.json()["error"]["code"]) == (503, "provider_overloaded")
-    assert asked(fake_provider) == ["fake-e503"]
-    assert read(CHAT, ask(service, CHAT, "o-e503", stream=stream))[0] == BACKUP
-    service.stop()
+    assert asked(fake_provider) == [sent(model)] * 2
+    assert read(CHAT, ask(unforgiving, CHAT, model, stream=stream))[0] == BACKUP
 
 
 def test_a_probe_whose_client_leaves_is_followed_by_another(
