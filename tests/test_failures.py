@@ -6,6 +6,7 @@ import json
 import socketserver
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -98,12 +99,22 @@ def test_a_failure_before_the_first_token_is_a_status(
 SILENT = ["slow9000", "stall0", "f9000"]
 
 
+@pytest.fixture(scope="module")
+def silences(impatient_server: Service) -> dict[tuple[str, str], Future[requests.Response]]:
+    """By route and model what becomes of each silence, all waited for at the same time."""
+    cases = [
+        (route, f"{provider}/fake-{silent}") for route, provider in (row.values for row in ROUTES) for silent in SILENT
+    ]
+    with ThreadPoolExecutor(len(cases)) as pool:
+        return {case: pool.submit(ask, impatient_server, *case) for case in cases}
+
+
 @pytest.mark.parametrize(("route", "provider"), ROUTES)
 @pytest.mark.parametrize("behaviour", SILENT)
 def test_silence_before_the_first_token_is_a_504(
-    impatient_server: Service, route: str, provider: str, behaviour: str
+    silences: dict[tuple[str, str], Future[requests.Response]], route: str, provider: str, behaviour: str
 ) -> None:
-    answer = ask(impatient_server, route, f"{provider}/fake-{behaviour}")
+    answer = silences[route, f"{provider}/fake-{behaviour}"].result()
     assert answer.status_code == 504
     assert code_of(route, answer.json()) == expected(route, "first_token_timeout")
 
@@ -249,7 +260,7 @@ def test_a_refusal_that_can_not_be_read_whole_keeps_its_status(how: str, monkeyp
     handler = type("Handler", (OneRefusal,), {"refusal": BROKEN_REFUSALS[how]})
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as provider:
         provider.daemon_threads = True
-        threading.Thread(target=provider.serve_forever, daemon=True).start()
+        threading.Thread(target=provider.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         url = f"http://127.0.0.1:{provider.server_address[1]}"
         environ = {"OPENAI_BASE_URL": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
         for name, value in environ.items():
