@@ -18,9 +18,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import requests
@@ -97,11 +98,19 @@ def service(start_service: StartService) -> Service:
     return service
 
 
+@contextlib.contextmanager
+def marking() -> Iterator[Marked]:
+    marked = Marked()
+    try:
+        yield marked
+    finally:
+        marked.kill()
+
+
 @pytest.fixture
 def marked() -> Iterator[Marked]:
-    marked = Marked()
-    yield marked
-    marked.kill()
+    with marking() as marked:
+        yield marked
 
 
 def chunks(service: Service, prompt: str) -> Iterator[dict[str, Any]]:
@@ -248,34 +257,63 @@ ENDS: dict[str, Callable[[subprocess.Popen[bytes]], None]] = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("phase", ["starting", "serving"])
-def test_no_process_is_left(marked: Marked, end: str, phase: str) -> None:
-    port = free_port()
-    master = marked.gunicorn("wsgi:app", port)
-    eventually(marked.models, within_s=30, what="the model's process")
-    if phase == "serving":
-        wait_until_ready(f"http://127.0.0.1:{port}")
-        assert len(marked.models()) == 1
-
-    ENDS[end](master)
-
-    marked.wait_until_gone()
-    output, _ = master.communicate(timeout=5)
-    assert b"Traceback" not in output, output.decode()
+PHASES = ("starting", "serving")
+FAILURES = ("no such app", "address in use")
 
 
-@pytest.mark.parametrize("failure", ["no such app", "address in use"])
-def test_a_failed_start_leaves_nothing(marked: Marked, failure: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+def output_of_an_ended_server(end: str, phase: str) -> bytes:
+    """Fails where a process is left."""
+    with marking() as marked:
+        port = free_port()
+        master = marked.gunicorn("wsgi:app", port)
+        eventually(marked.models, within_s=60, what="the model's process")
+        if phase == "serving":
+            wait_until_ready(f"http://127.0.0.1:{port}")
+            assert len(marked.models()) == 1
+
+        ENDS[end](master)
+
+        marked.wait_until_gone()
+        return master.communicate(timeout=5)[0]
+
+
+def status_of_a_failed_start(failure: str) -> int:
+    """Fails where a process is left."""
+    with marking() as marked, socket.create_server(("127.0.0.1", 0)) as taken:
         if failure == "no such app":
             master = marked.gunicorn("nothing:here", free_port())
         else:
             master = marked.gunicorn("wsgi:app", taken.getsockname()[1])
         master.communicate(timeout=30)
+        marked.wait_until_gone()
+        return master.returncode
 
-    assert master.returncode != 0
-    marked.wait_until_gone()
+
+class Gone(NamedTuple):
+    statuses: dict[str, Future[int]]  # by failure
+    outputs: dict[tuple[str, str], Future[bytes]]  # by end and phase
+
+
+@pytest.fixture(scope="module")
+def gone() -> Gone:
+    """Servers that came and went, three at the same time: each loads a model, or waits for an address."""
+    with ThreadPoolExecutor(3) as pool:
+        return Gone(
+            {failure: pool.submit(status_of_a_failed_start, failure) for failure in FAILURES},
+            {(end, phase): pool.submit(output_of_an_ended_server, end, phase) for phase in PHASES for end in ENDS},
+        )
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("phase", PHASES)
+def test_no_process_is_left(gone: Gone, end: str, phase: str) -> None:
+    output = gone.outputs[end, phase].result()
+    assert b"Traceback" not in output, output.decode()
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failed_start_leaves_nothing(gone: Gone, failure: str) -> None:
+    assert gone.statuses[failure].result() != 0
 
 
 def test_it_outlives_the_streams_of_a_drain(start_service: StartService, marked: Marked) -> None:
