@@ -480,7 +480,8 @@ def test_a_worker_that_dies_before_its_first_byte_is_502_in_json(
     nginx = start_nginx(address(mortal))
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(told, nginx.url, CHAT.path, CHAT.body("fake-slow9000"))
-        fake_provider.wait_for(lambda stats: stats.open_streams == 1)
+        # The worker may be a new one, of the test before, and still be starting.
+        fake_provider.wait_for(lambda stats: stats.open_streams == 1, timeout_s=30)
         kill_worker(mortal)
         status, media_type, body = waiting.result()
     assert (status, media_type) == (502, "application/json")
