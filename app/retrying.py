@@ -1,4 +1,4 @@
-"""What follows when a try fails before anything of its answer was delivered: one table.
+"""What follows when a try fails: one table.
 
 | the try failed with | then |
 |---|---|
@@ -7,6 +7,8 @@
 | `first_token_timeout`, `idle_timeout` | the next: a silent target is not asked again |
 | `provider_auth`, `provider_not_configured`, `context_length_exceeded` | the next |
 | `content_filtered`, `provider_rejected`, `total_timeout`, what is not the provider's | nothing: the answer fails |
+
+Where a part of its answer was delivered, the next target is asked to go on, and the same only where there is no next.
 
 A Retry-After longer than `max_retry_after_s` means the next target at once. Without one the pause is exponential with
 full jitter, so that those who failed together do not come back together.
