@@ -14,7 +14,7 @@ import requests
 from conftest import Service, eventually, free_port
 
 from app import create_app
-from app.providers.base import scrub
+from app.providers.failures import scrub
 from app.testing import FakeProvider, text_after
 from app.transport import http_client
 from app.transport.client import Transport

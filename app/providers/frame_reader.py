@@ -20,7 +20,7 @@ import msgspec
 
 from ..errors import SluicewayError, StreamBroken
 from ..events import Event, Failed, Finished, Started, ToolCallDelta, ToolCallEnded, ToolCallStarted, Usage
-from .base import error_parts, provider_failure
+from .failures import error_parts, provider_failure
 from .sse import Frame, FrameSplitter, FrameTooLarge, blocks, read_frame
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
