@@ -1,4 +1,4 @@
-"""The service with one more route, which tells what its worker holds."""
+"""The service with two more routes: one tells what its worker holds, one gives back what it keeps for later."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ def worker() -> dict[str, Any]:
         "descriptors": len(os.listdir("/proc/self/fd")),
         "resident_bytes": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
     }
+
+
+@app.post("/close")
+def close() -> dict[str, Any]:
+    """No connection to a provider is kept from now on: what is still open is in use, or forgotten."""
+    app.extensions["sluiceway"].close()
+    return {}
