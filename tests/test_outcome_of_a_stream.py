@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from callers import STREAMED, Caller, request_bytes
 from conftest import Service, eventually
 from flask import Flask
 from scraped import Numbers
+from test_routes import Door
 
 from app.errors import SluicewayError
 from app.events import Batch, Event, Finished, Started
 from app.formats.native import NativeSSEEncoder
 from app.response import streamed
-from app.testing import FakeProvider, answer
+from app.testing import FakeProvider, answer, text_after
 
 Line = dict[str, Any]
 
@@ -46,6 +49,14 @@ class Observed:
         eventually(self.lines, what="a line")
         (line,) = self.lines()
         return line
+
+    def line_of(self, identity: str) -> Line:
+        def found() -> list[Line]:
+            return [line for line in self.lines() if line["request_id"] == identity]
+
+        (line,) = eventually(found, what="a line")
+        only: Line = line
+        return only
 
     def numbers(self) -> Numbers:
         answer = requests.get(f"{self.service.url}/metrics", timeout=10)
@@ -150,6 +161,207 @@ def test_rejected_while_all_places_are_taken(observe: Callable[..., Observed]) -
         assert seen["sluiceway_streams_active"] == 1, "the rejected one was never open"
         assert seen["sluiceway_attempts_total"] == seen["gen_ai_client_operation_duration_seconds_count"] == 0
     eventually(lambda: observed.numbers()["sluiceway_streams_active"] == 0)
+
+
+# By several tries
+
+ALIASES = """
+[models."o-*"]
+target = "openai/*"
+fallbacks = ["anthropic/fallback-n9"]
+
+[models.spliced]
+target = "openai/spliced-n9-cut5"
+fallbacks = ["anthropic/spliced-n9"]
+
+[models.left]
+target = "openai/left-n9-cut5"
+fallbacks = ["anthropic/left-n9-i50"]
+
+[models.prefilled]
+target = "openai/prefilled-n9-cut5"
+fallbacks = ["goes-on"]
+
+[models.goes-on]
+target = "anthropic/prefilled-n9-cont"
+prefill = true
+
+[models.unwilling]
+target = "openai/unwilling-n9-cut5"
+fallbacks = ["refuses"]
+
+[models.refuses]
+target = "anthropic/unwilling-n9-noprefill"
+prefill = true
+
+[models.restarted]
+target = "openai/restarted-n9-cut5"
+fallbacks = ["anthropic/another-n20"]
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(
+    start_service: Callable[..., Service],
+    fake_provider_server: FakeProvider,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Observed]:
+    """One service for all tests that tell their streams apart: by request id in the log, by the model's name in the
+    metrics. It has the aliases above, and makes three tries."""
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "sluiceway.toml").write_text(ALIASES)
+    env = {
+        **fake_provider_server.env,
+        "SLUICEWAY_CONFIG": str(folder / "sluiceway.toml"),
+        "SLUICEWAY_RETRY__ATTEMPTS": "3",
+        "SLUICEWAY_RETRY__BACKOFF_S": "0.02",
+    }
+    service = start_service(env)
+    yield Observed(service, folder)
+    service.stop()
+
+
+def tokens_of(text: str) -> int:
+    """As they are estimated."""
+    return -(-len(text) // 4)
+
+
+CUT, OK = ("openai", "stream_broken"), ("anthropic", "ok")
+
+
+@pytest.mark.parametrize(
+    ("model", "tries", "output_tokens"),
+    [
+        # Provider and result of each, and what the last one billed for its answer.
+        ("openai/passes-n9-e503-times2", [("openai", "provider_overloaded")] * 2 + [("openai", "ok")], 9),
+        ("openai/passes-n9-refuse-times1", [("openai", "provider_unavailable"), ("openai", "ok")], 9),
+        ("openai/passes-n9-cut5-times2", [CUT, CUT, ("openai", "ok")], 9),
+        ("o-lasts-n9-e401", [("openai", "provider_auth"), OK], 9),
+        ("o-lasts-n9-html", [CUT] * 3 + [OK], 9),
+        ("spliced", [CUT, OK], 9),
+        ("prefilled", [CUT, OK], 4),
+        ("unwilling", [CUT, ("anthropic", "provider_rejected"), OK], 9),
+        ("restarted", [CUT, OK], 20),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_try_is_counted_and_who_answered_is_named(
+    shared: Observed, fake_provider: FakeProvider, model: str, tries: list[tuple[str, str]], output_tokens: int
+) -> None:
+    before = shared.numbers()
+    said = shared.ask(model)
+    assert said.status_code == 200
+    line = shared.line_of(said.headers["X-Request-ID"])
+    asked = [request.body["model"] for request in fake_provider.requests]
+    assert (line["outcome"], line["code"], line["attempts"]) == ("finished", None, len(tries))
+    assert (line["provider"], line["model"]) == (tries[-1][0], asked[-1])
+    assert (line["usage_source"], line["input_tokens"], line["output_tokens"]) == ("provider", 25, output_tokens)
+
+    seen = shared.numbers()
+    made = {(provider, name, result) for (provider, result), name in zip(tries, asked, strict=True)}
+    for provider, name, result in made:
+        labels = {"provider": provider, "model": name, "result": result}
+        more = seen["sluiceway_attempts_total", labels] - before["sluiceway_attempts_total", labels]
+        assert more == tries.count((provider, result))
+    assert seen["sluiceway_attempts_total"] - before["sluiceway_attempts_total"] == len(tries)
+    named = {"gen_ai_provider_name": tries[-1][0], "gen_ai_request_model": asked[-1]}
+    for kind, tokens in (("input", 25), ("output", output_tokens)):
+        for labels in ({"gen_ai_token_type": kind}, {"gen_ai_token_type": kind, **named}):
+            assert seen[TOKENS, labels] - before[TOKENS, labels] == tokens
+
+
+def test_an_answer_that_nobody_could_finish(shared: Observed, fake_provider: FakeProvider) -> None:
+    model = "unfinished-n9-cut5"
+    line = shared.line_of(shared.ask(f"openai/{model}").headers["X-Request-ID"])
+    assert (line["outcome"], line["code"], line["attempts"]) == ("error", "stream_broken", 3)
+    assert (line["provider"], line["model"]) == ("openai", model)
+    assert len(fake_provider.requests) == 3
+    # What was delivered, once: the later tries said the same.
+    estimated = (tokens_of(PROMPT), tokens_of(text_after(model, 5)))
+    assert (line["usage_source"], line["input_tokens"], line["output_tokens"]) == ("estimated", *estimated)
+    seen = shared.numbers()
+    assert seen["sluiceway_streams_total", {"model": model, "outcome": "error"}] == 1
+    assert seen["sluiceway_attempts_total", {"model": model, "result": "stream_broken"}] == 3
+    for kind, tokens in zip(("input", "output"), estimated, strict=True):
+        assert seen[TOKENS, {"gen_ai_request_model": model, "gen_ai_token_type": kind}] == tokens
+
+
+def test_an_answer_that_never_began_costs_nothing(shared: Observed) -> None:
+    model = "silent-e529"
+    line = shared.line_of(shared.ask(f"openai/{model}").headers["X-Request-ID"])
+    assert (line["outcome"], line["code"], line["attempts"]) == ("error", "provider_overloaded", 3)
+    assert (line["usage_source"], line["input_tokens"], line["output_tokens"]) == (None, 0, 0)
+    seen = shared.numbers()
+    assert seen["sluiceway_attempts_total", {"model": model, "result": "provider_overloaded"}] == 3
+    assert seen["sluiceway_attempts_total", {"model": model}] == 3
+    assert seen["gen_ai_client_token_usage_count", {"gen_ai_request_model": model}] == 0
+
+
+def test_an_answer_that_is_left_while_another_goes_on_with_it(shared: Observed, fake_provider: FakeProvider) -> None:
+    model = "left-n9-i50"
+    said_by_then = text_after(model, 7)
+    with shared.ask("left", stream=True) as said:
+        lines = said.iter_lines()  # held: without it requests hangs up
+        next(line for line in lines if said_by_then.split(" ")[-1].encode() in line)
+    line = shared.line_of(said.headers["X-Request-ID"])
+    assert (line["outcome"], line["cancelled_by"], line["attempts"]) == ("cancelled", "client", 2)
+    assert (line["provider"], line["model"], line["usage_source"]) == ("anthropic", model, "estimated")
+    assert tokens_of(said_by_then) <= line["output_tokens"] <= tokens_of(answer(model).text)
+    seen = shared.numbers()
+    broke, left = ("left-n9-cut5", "stream_broken"), (model, "cancelled")
+    for name, result in (broke, left):
+        assert seen["sluiceway_attempts_total", {"model": name, "result": result}] == 1
+        assert seen["sluiceway_attempts_total", {"model": name}] == 1
+    fake_provider.wait_for(lambda stats: stats.aborted == 1)
+
+
+# What was said before an early end -> the model that says it and breaks, the one that says it and falls silent, the
+# last of what is seen of it, and the routes that show it.
+SAID = {
+    "text": ("said-n9-cut5", "said-n9-stall5", text_after("said-n9-stall5", 5).split(" ")[-1], ""),
+    "reasoning": (
+        "said-n9-think4-cut1",
+        "said-n9-think4-i60000",
+        answer("said-n9-think4-i60000").reasoning.split(" ")[0],
+        "chat messages streams ndjson",
+    ),
+    "a call": ("said-tool1-cut3", "said-tool1-stall3", "city", "chat messages streams ndjson"),
+}
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_what_was_said_before_an_early_end_is_always_in_the_books(
+    shared: Observed, fake_provider: FakeProvider, what: str
+) -> None:
+    """By every route and of either provider, whether the answer failed or its client left."""
+    breaks, stays, last, routes = SAID[what]
+    doors = [door for door in STREAMED if not routes or door.name in routes.split()]
+    cases = [(door, model) for door in doors for model in (breaks, stays)]
+
+    def asked(door: Door, model: str) -> str:
+        identity = f"{door}-{model}"
+        request = request_bytes(door, model, identity, {"Connection": "close"})
+        with Caller(("127.0.0.1", shared.service.port), request) as caller:
+            if model == breaks:
+                caller.read_to_the_end()
+            else:
+                caller.read_until(last.encode())
+                caller.leave("close")
+        return identity
+
+    with ThreadPoolExecutor(len(cases)) as pool:
+        identities = list(pool.map(lambda case: asked(*case), cases))
+    lines = [shared.line_of(identity) for identity in identities]
+    for (door, model), line in zip(cases, lines, strict=True):
+        assert line["outcome"] == ("error" if model == breaks else "cancelled"), line
+        assert line["usage_source"] == "estimated", line
+        assert line["output_tokens"] > 0, line
+        assert line["input_tokens"] == (25 if door.provider == "anthropic" else tokens_of("hi")), line
+    seen = shared.numbers()
+    for kind, model in itertools.product(("input", "output"), (breaks, stays)):
+        estimated = sum(line[f"{kind}_tokens"] for line in lines if line["model"] == model)
+        assert seen[TOKENS, {"gen_ai_token_type": kind, "gen_ai_request_model": model}] == estimated
+    fake_provider.wait_for(lambda stats: stats.open_streams == 0)
 
 
 @pytest.mark.parametrize("fault", ["OSError", "OSError-first"])
