@@ -126,8 +126,10 @@ class Answer:
             if self._request.stream and any(_says_something(event) for event in batch.events):
                 self._tries.answering()
             if self._splice is not None and self._broke is not None:
-                batch.events = self._splice.feed(batch.events)
+                read = batch.events
+                batch.events = self._splice.feed(read)
                 if self._splice.differs:
+                    self._books.spend(read)
                     return self._gives_up(self._broke)
             batch = self._held = batch if self._held is None else _joined(self._held, batch)
             last = batch.events[-1] if batch.events else None
@@ -136,8 +138,13 @@ class Answer:
                     continue
                 if self._goes_on_after(last.error, batch):
                     continue
-                # An answer that never began has nothing to say but this.
-                batch = Batch([Failed(error=self._told(last.error))], None if batch.frames is None else b"", True)
+                # An answer that never began has nothing to say but this. One in one piece was begun, and is paid for.
+                self._tries.log(last.error)
+                said = [] if self._request.stream else batch.events[:-1]
+                if self._request.stream:
+                    self._books.spend(batch.events)
+                told = Failed(error=self._told(last.error))
+                batch = Batch([*said, told], None if batch.frames is None else b"", True)
             self._begun, self._held = True, None
             return self._ended(batch, until) if batch.ended else self._counted(batch)
 
@@ -194,8 +201,10 @@ class Answer:
         if not isinstance(last, Failed) or not self._recovers_from(last.error, batch):
             return self._counted(batch)
         said = Batch([event for event in batch.events if not isinstance(event, Usage | Failed)], batch.frames)
+        if said.events or said.frames:
+            said = self._counted(said)  # first: what the try has cost is the cost of this as well
         self._forget(batch)
-        return self._counted(said) if said.events or said.frames else self._begin(until)
+        return said if said.events or said.frames else self._begin(until)
 
     def _recovers_from(self, error: SluicewayError, batch: Batch) -> bool:
         """Not behind a tool call: the client may have acted on it."""
@@ -280,6 +289,8 @@ class Answer:
             outcome.outcome = "error"
             outcome.code = error.code
             self._tries.judge(error)
+            if self._broke is not None and error is self._broke.error:  # its text is what was delivered
+                outcome.provider, outcome.model = self._broke.target.provider, self._broke.target.model
         outcome.duration_s = self._elapsed_s()
         outcome.ttft_s = books.ttft_s
         outcome.chunks = books.chunks

@@ -46,6 +46,7 @@ class Books:
         self.ttft_s: float | None = None
         self._usage: Usage | None = None
         self._spent: Usage | None = None  # what tries cost that broke off
+        self._paid = 0  # characters that were delivered when that was said last
 
     @property
     def text(self) -> str:
@@ -66,6 +67,7 @@ class Books:
         for event in events:
             if isinstance(event, Usage):
                 self._spent = _sum(self._spent, event)
+                self._paid = self._said()
 
     def feed(self, events: list[Event]) -> list[Event]:
         if self.ttft_s is not None and self._order.state is State.OPEN:
@@ -104,7 +106,7 @@ class Books:
                     event = self._usage = _sum(self._spent, event)
                 case Finished():
                     if self._usage is None:
-                        self._usage = self._estimate()
+                        self._usage = _sum(self._spent, self._estimate())
                         self._order.check(self._usage)
                         kept.append(self._usage)
                     timings = Timings(ttft_s=self.ttft_s, duration_s=round(self._elapsed_s(), 4))
@@ -124,7 +126,9 @@ class Books:
 
     def usage(self) -> Usage | None:
         """Of the answer so far: the provider's, else an estimate; None where it said nothing."""
-        return self._usage or self._spent or (self._estimate() if self._said() else None)
+        if self._usage is None and self._said() > self._paid:
+            return _sum(self._spent, self._estimate())
+        return self._usage or self._spent
 
     def _said(self) -> int:
         return self._chars + sum(map(len, self._texts)) + sum(map(len, self._reasonings))
@@ -134,7 +138,7 @@ class Books:
         return Usage(
             # Anthropic names the input at the start, so an answer that breaks its last count has half of the truth.
             input_tokens=self._input_tokens or _tokens(asked),
-            output_tokens=_tokens(self._said()),
+            output_tokens=_tokens(max(0, self._said() - self._paid)),
             source="estimated",
         )
 

@@ -42,6 +42,7 @@ class Tries:
         self._answering = False
         self._judged = True  # whether the books know what became of the last try
         self._rest_until = 0.0  # the pause before the next try, of `time.monotonic`
+        self._logged: list[SluicewayError] = []
         self._passed: SluicewayError | None = None  # the failure that the last move to another target followed
 
     @property
@@ -156,6 +157,9 @@ class Tries:
     def log(self, error: SluicewayError) -> None:
         if isinstance(error, Cancelled | Draining):
             return  # nothing has failed
+        if any(error is logged for logged in self._logged):
+            return  # of an earlier try, and told again
+        self._logged.append(error)
         # A key the provider refuses stays refused until a person acts: that one is loud.
         level = logging.ERROR if isinstance(error, ProviderAuth) else logging.WARNING
         log.log(level, "%s %s code=%s: %s", self._outcome.request_id, self.target.name, error.code, error.logged)

@@ -141,3 +141,27 @@ def test_batching_changes_nothing(said: list[Event], counted: bool, data: st.Dat
     places = sorted(data.draw(st.lists(st.integers(0, len(events)))))
     batches = [(0.0, events[start:end]) for start, end in zip([0, *places], [*places, len(events)], strict=True)]
     assert kept(*batches) == kept((0.0, events))
+
+
+class TestWhatATryCostThatBrokeOff:
+    """Its usage was said (vLLM names it in every chunk), and another try goes on."""
+
+    def books(self) -> Books:
+        books = Books(request("Hi"), lambda: 0.0)
+        books.feed([STARTED, text("x" * 40)])
+        books.spend([USAGE])
+        return books
+
+    def test_is_all_where_nothing_came_after_it(self) -> None:
+        assert self.books().usage() == USAGE
+
+    def test_is_added_to_what_the_next_one_counted(self) -> None:
+        books = self.books()
+        books.feed([text("y" * 40), USAGE, FINISHED])
+        assert books.usage() == Usage(input_tokens=6, output_tokens=8)
+
+    @pytest.mark.parametrize("end", [FINISHED, FAILED], ids=["finished", "failed"])
+    def test_is_added_to_the_estimate_of_what_the_next_one_said(self, end: Event) -> None:
+        books = self.books()
+        books.feed([text("y" * 40), end])
+        assert books.usage() == estimated(3 + 1, 4 + 10)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import requests
-from callers import STREAMED, Caller, request_bytes
+from callers import STREAMED, WHOLE, Caller, request_bytes, settled
 from conftest import Service, eventually
 from flask import Flask
 from scraped import Numbers
@@ -194,6 +194,10 @@ fallbacks = ["refuses"]
 target = "anthropic/unwilling-n9-noprefill"
 prefill = true
 
+[models.unfinished]
+target = "openai/unfinished-n9-cut5"
+fallbacks = ["anthropic/unfinished-e401"]
+
 [models.restarted]
 target = "openai/restarted-n9-cut5"
 fallbacks = ["anthropic/another-n20"]
@@ -284,6 +288,36 @@ def test_an_answer_that_nobody_could_finish(shared: Observed, fake_provider: Fak
     assert seen["sluiceway_attempts_total", {"model": model, "result": "stream_broken"}] == 3
     for kind, tokens in zip(("input", "output"), estimated, strict=True):
         assert seen[TOKENS, {"gen_ai_request_model": model, "gen_ai_token_type": kind}] == tokens
+
+
+def test_an_answer_that_its_fallback_could_not_finish(shared: Observed) -> None:
+    """It is told by the one whose text was delivered; that the other refused our key is loud all the same."""
+    before = len(shared.service.log)
+    line = shared.line_of(shared.ask("unfinished").headers["X-Request-ID"])
+    assert (line["outcome"], line["code"], line["attempts"]) == ("error", "stream_broken", 2)
+    assert (line["provider"], line["model"]) == ("openai", "unfinished-n9-cut5")
+    said = [part for part in shared.service.log[before:].splitlines() if " code=" in part]
+    assert len(said) == 2
+    assert "openai/unfinished-n9-cut5 code=stream_broken" in said[0]
+    assert "anthropic/unfinished-e401 code=provider_auth" in said[1]
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["fails", "is left"])
+def test_an_answer_in_one_piece_that_breaks_costs_what_was_read(
+    shared: Observed, fake_provider: FakeProvider, leaves: bool
+) -> None:
+    model = "piece-n9-stall5" if leaves else "piece-n9-cut5"
+    door = next(door for door in WHOLE if str(door) == "chat-whole-openai")
+    request = request_bytes(door, model, model, {"Connection": "close"})
+    with Caller(("127.0.0.1", shared.service.port), request) as caller:
+        if leaves:
+            fake_provider.wait_for(lambda stats: stats.open_streams == 1)
+            settled(fake_provider.requests[-1].at)
+            caller.leave("close")
+        else:
+            caller.read_to_the_end()
+    line = shared.line_of(model)
+    assert (line["usage_source"], line["output_tokens"]) == ("estimated", tokens_of(text_after(model, 5)))
 
 
 def test_an_answer_that_never_began_costs_nothing(shared: Observed) -> None:
