@@ -138,13 +138,13 @@ class Answer:
                     continue
                 if self._goes_on_after(last.error, batch):
                     continue
-                # An answer that never began has nothing to say but this. One in one piece was begun, and is paid for.
                 self._tries.log(last.error)
-                said = [] if self._request.stream else batch.events[:-1]
-                if self._request.stream:
-                    self._books.spend(batch.events)
                 told = Failed(error=self._told(last.error))
-                batch = Batch([*said, told], None if batch.frames is None else b"", True)
+                if self._request.stream:  # an answer that never began has nothing to say but this
+                    self._books.spend(batch.events)
+                    batch = Batch([told], None if batch.frames is None else b"", True)
+                else:
+                    batch = Batch([*batch.events[:-1], told], None, True)
             self._begun, self._held = True, None
             return self._ended(batch, until) if batch.ended else self._counted(batch)
 
