@@ -17,6 +17,7 @@ from app.events import (
     Finished,
     IllegalOrder,
     ReasoningDelta,
+    Recovered,
     Started,
     TextDelta,
     Timings,
@@ -165,3 +166,23 @@ class TestWhatATryCostThatBrokeOff:
         books = self.books()
         books.feed([text("y" * 40), end])
         assert books.usage() == estimated(3 + 1, 4 + 10)
+
+
+def test_the_text_that_stands_is_the_text() -> None:
+    books = Books(request("Hi"), lambda: 0.0)
+    books.feed([STARTED, text("One "), text("two")])
+    books.feed([text(" three")])
+    assert books.text == "One two three"
+    books.feed([Recovered(from_="p/m", to="q/n", kept_chars=13, model="n", exact=True), text(".")])
+    assert books.text == "One two three."
+    books.feed([Recovered(from_="q/n", to="p/m", kept_chars=4, model="m", exact=False), text("too")])
+    assert books.text == "One too"
+
+
+def test_a_long_text_is_kept_in_few_pieces() -> None:
+    books = Books(request("Hi"), lambda: 0.0)
+    books.feed([STARTED, text("0 ")])
+    for n in range(1, 2000):
+        books.feed([text(f"{n} ")])
+    assert len(books._texts) < 300
+    assert books.text == "".join(f"{n} " for n in range(2000))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given
@@ -18,7 +20,10 @@ from app.events import (
     ToolCallStarted,
     Usage,
 )
+from app.house import build
 from app.recovery import MIN_OVERLAP, Overlap, Splice
+from app.request import with_prefill
+from app.settings import load_settings
 
 STARTED = Started(id="2", model="n-2026", provider="q", created=2)
 USAGE = Usage(input_tokens=3, output_tokens=4)
@@ -260,3 +265,31 @@ def test_long_answers_are_joined_in_linear_time() -> None:
     assert gone_on(said, said, [*words, "End."]) == said + "End."
     assert gone_on(said, said, [said + "End."]) == said + "End."
     assert gone_on(" " * 100_000, " " * 100_000, [" "] * 100 + ["End."]).endswith(" End.")
+
+
+def test_what_is_given_as_a_prefill() -> None:
+    """Anthropic refuses one that ends in white space."""
+    settings = load_settings({}, {"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"})
+    providers = build(settings).providers
+    assert providers["openai"].prefill("One two \n") == "One two \n"
+    assert providers["anthropic"].prefill("One two \n") == "One two"
+
+
+@pytest.mark.parametrize(
+    ("last", "with_it"),
+    [
+        (
+            {"role": "user", "content": "Go"},
+            [{"role": "user", "content": "Go"}, {"role": "assistant", "content": "On"}],
+        ),
+        ({"role": "assistant", "content": "It is: "}, [{"role": "assistant", "content": "It is: On"}]),
+        (
+            {"role": "assistant", "content": [{"type": "text", "text": "It"}]},
+            [{"role": "assistant", "content": [{"type": "text", "text": "It"}, {"type": "text", "text": "On"}]}],
+        ),
+    ],
+)
+def test_where_the_prefill_stands(last: dict[str, Any], with_it: list[dict[str, Any]]) -> None:
+    first = {"role": "user", "content": "Hi"}
+    assert with_prefill([first, last], "On") == [first, *with_it]
+    assert with_prefill([first, last], "") == [first, last]
