@@ -194,9 +194,7 @@ def _recurs(text: str, length: int) -> bool:
     it may go on with the same again, and that is no repetition."""
     end = text[-length:]
     half = end[: (length + 1) // 2]
-    at = end.find(half, 1)
-    while 0 < at <= length // 2:
-        if end.startswith(end[at:]):
-            return True
-        at = end.find(half, at + 1)
+    at = end.find(half, 1)  # no other place can be the pattern's length: by Fine and Wilf the shortest one is the first
+    if 0 < at <= length // 2 and end.startswith(end[at:]):
+        return True
     return text.endswith(end, 0, -length)

@@ -67,7 +67,7 @@ def with_prefill(messages: Sequence[Mapping[str, Any]], prefill: str) -> list[Ma
     """A body's messages, in either dialect, with `prefill` as the assistant's last words ("": as they are)."""
     if not prefill:
         return list(messages)
-    last = messages[-1]
+    last = messages[-1] if messages else {}
     if last.get("role") != "assistant":
         return [*messages, {"role": "assistant", "content": prefill}]
     content = last.get("content") or ""  # the client's own prefill

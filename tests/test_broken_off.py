@@ -380,6 +380,17 @@ def test_what_is_left_of_max_tokens_is_asked_for(service: Service, fake_provider
         assert [request.body["max_tokens"] for request in fake_provider.requests] == [100, 100]
 
 
+def test_a_request_of_instructions_alone_is_gone_on_with(service: Service, fake_provider: FakeProvider) -> None:
+    """The text so far is then all that the conversation holds besides the system prompt."""
+    for word in ("cont", "same"):
+        body = {"model": f"o-{word}-cut7", "messages": [{"role": "system", "content": "Say hi."}], "stream": True}
+        response = requests.post(service.url + CHAT, json=body, timeout=30)
+        got = Heard(CHAT, response.content)
+        # The fake provider, as Anthropic, refuses a conversation without a message: then the break is what is heard.
+        assert (got.text, got.code) in ((WHOLE, ""), (BEGUN, "stream_broken"))
+        assert line_of(service, response)["code"] != "internal"
+
+
 @both
 def test_usage_is_the_providers(service: Service, fake_provider: FakeProvider, provider: str) -> None:
     for route in (MESSAGES, NATIVE):

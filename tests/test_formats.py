@@ -914,3 +914,10 @@ class TestErrors:
         assert RateLimited("x").headers == {"Retry-After": "1"}
         assert MethodNotAllowed("x", allow=["GET", "HEAD"]).headers == {"Allow": "GET, HEAD"}
         assert InvalidRequest("x").headers == {}
+
+
+@pytest.mark.parametrize("name", ["anthropic-version", "anthropic-beta"])
+def test_a_header_of_the_protocol_that_cannot_be_sent_on_is_refused(name: str) -> None:
+    body = {"messages": [USER], "max_tokens": 5}
+    with pytest.raises(InvalidRequest, match=name):
+        parsed("anthropic_messages", body, **{name: "b\xe9ta"})

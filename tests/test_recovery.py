@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import hypothesis.strategies as st
@@ -21,7 +22,7 @@ from app.events import (
     Usage,
 )
 from app.house import build
-from app.recovery import MIN_OVERLAP, Overlap, Splice
+from app.recovery import MIN_OVERLAP, Overlap, Splice, _recurs
 from app.request import with_prefill
 from app.settings import load_settings
 
@@ -293,3 +294,19 @@ def test_where_the_prefill_stands(last: dict[str, Any], with_it: list[dict[str, 
     first = {"role": "user", "content": "Hi"}
     assert with_prefill([first, last], "On") == [first, *with_it]
     assert with_prefill([first, last], "") == [first, last]
+
+
+def test_a_text_that_nearly_repeats_itself_is_joined_in_linear_time() -> None:
+    """The worst for finding out whether it is one pattern again and again: it is, but for its end."""
+    for said in ("0" * 300_000 + "1", "0" * 150_000 + "1" * 100_000):
+        began = time.process_time()
+        assert gone_on(said, said, [said, " End."]) == said + " End."
+        assert time.process_time() - began < 2.0  # a tenth of that; in square time it took half a minute
+
+
+@given(st.text(alphabet="ab", min_size=1, max_size=24), st.data())
+def test_what_recurs_is_known_by_its_first_place(said: str, data: st.DataObject) -> None:
+    length = data.draw(st.integers(1, len(said)))
+    end = said[-length:]
+    periodic = any(end.startswith(end[at:]) for at in range(1, length // 2 + 1))
+    assert _recurs(said, length) is (periodic or said.endswith(end, 0, -length))

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, assert_never
 import msgspec
 import pydantic
 
-from ..errors import SluicewayError
+from ..errors import InvalidRequest, SluicewayError
 from ..events import (
     Event,
     Failed,
@@ -97,6 +97,10 @@ class AnthropicMessages:
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
         asked = validated(MessagesBody, body)
+        own = {name: value for name in HEADERS if (value := headers.get(name)) is not None}
+        for name, value in own.items():
+            if not value.isascii():
+                raise InvalidRequest(f"the header {name} should be ASCII", param=name)
         foreign = foreign_fields(asked.model_extra)
         system = _text(asked.system, "system", foreign)
         messages: list[Message] = []
@@ -111,7 +115,7 @@ class AnthropicMessages:
         return ChatRequest(
             dialect="anthropic",
             body=body,
-            headers={name: value for name in HEADERS if (value := headers.get(name)) is not None},
+            headers=own,
             messages=tuple(messages),
             system=system or None,
             model=asked.model,
