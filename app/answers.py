@@ -153,6 +153,8 @@ class Answer:
         handed on when it is whole."""
         if not self._request.stream:
             return batch.ended and isinstance(batch.events[-1], Finished)
+        if self._splice is None and self._attempt is not None and self._attempt.opaque:
+            return True
         return any(_says_something(event) for event in batch.events)
 
     def _open(self) -> Attempt:
@@ -190,7 +192,7 @@ class Answer:
         if splice is not None and splice.prefilled and _about_the_prefill(error):
             self._refuses_prefill = self._tries.target
             self._tries.again(error)
-        elif not self._tries.goes_on_after(error):
+        elif not self._tries.goes_on_after(error, recovering=self._broke is not None):
             return False
         self._forget(batch)
         return True
@@ -207,8 +209,10 @@ class Answer:
         return said if said.events or said.frames else self._begin(until)
 
     def _recovers_from(self, error: SluicewayError, batch: Batch) -> bool:
-        """Not behind a tool call: the client may have acted on it."""
+        """Not behind a tool call: the client may have acted on it. Nor behind what only the client understands."""
         if self._recovery == "off" or not self._request.stream or not self._begun:
+            return False
+        if self._attempt is None or self._attempt.opaque:
             return False
         if self._books.called or any(isinstance(event, ToolCallStarted) for event in batch.events):
             return False

@@ -79,6 +79,11 @@ class Attempt:
             events += reader.finish(alarm)
         return events
 
+    @property
+    def opaque(self) -> bool:
+        """As `Reader.opaque`."""
+        return self._upstream.reader.opaque
+
     def close(self) -> None:
         if self._whole:  # only the end of the body is missing
             self._whole = False

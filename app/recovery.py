@@ -18,6 +18,7 @@ from .events import Event, Failed, ReasoningDelta, Recovered, Started, TextDelta
 
 # A model that was to go on, and first repeats where it stood, repeats some words. Less is alike by chance.
 MIN_OVERLAP = 12
+MIN_ANEW = 4  # for one that begins again with all it was given
 MAX_OVERLAP = 2000
 
 
@@ -96,7 +97,7 @@ class Splice:
             self._thought = None
             return
         self._thought += len(here)
-        if len(here) < len(text) and not self._text:  # it broke off while it was thinking
+        if len(here) < len(text) and self._repeated == len(self._text):  # it broke off while it was thinking
             self._join(out)
             out.append(ReasoningDelta(text=text[len(here) :]))
 
@@ -173,9 +174,18 @@ class Overlap:
         """What is held, without the longest repetition that is no chance."""
         for at in self._places or ():
             length = len(self._prefill) - at
-            if MIN_OVERLAP <= length <= len(self._held) and not _recurs(self._prefill, length):
+            if at and self._is_a_line(at):
+                continue
+            least = MIN_OVERLAP if at else MIN_ANEW
+            if least <= length <= len(self._held) and not _recurs(self._prefill, length):
                 return self._held[length:]
         return self._held
+
+    def _is_a_line(self, at: int) -> bool:
+        """Whether what is repeated goes from or to a line break: a row, or a refrain, of which there may be two."""
+        again, rest = self._prefill[at:], self._held[len(self._prefill) - at :]
+        within = (self._prefill[at - 1] + again).startswith("\n") and (again + rest[:1]).endswith("\n")
+        return within or again.startswith("\n") or again.endswith("\n")
 
     def _settled(self, rest: str) -> str:
         self._done = True

@@ -11,7 +11,7 @@ import time
 
 from .breakers import Breakers
 from .cancel import Cancel
-from .errors import Cancelled, Draining, ProviderAuth, RequestError, SluicewayError
+from .errors import Cancelled, Draining, ProviderAuth, ProviderRejected, RequestError, SluicewayError
 from .outcomes import Outcome, attempted, breaker_turned
 from .retrying import FAILURES_OF_A_TARGET, Move, move_after, pause_s
 from .settings import Retry
@@ -79,18 +79,21 @@ class Tries:
             self._rest_until = 0.0
         return True
 
-    def goes_on_after(self, error: SluicewayError, *, delivered: bool = False) -> bool:
+    def goes_on_after(self, error: SluicewayError, *, delivered: bool = False, recovering: bool = False) -> bool:
         """Whether another try follows a failed one, after its pause. `delivered`: a part of its answer was; then
-        somebody else is asked to go on, and the same target only where there is nobody else."""
+        somebody else is asked to go on, and the same target only where nobody else may be. `recovering`: it was asked
+        to go on with what another has answered."""
         asked = not self._judged  # or all breakers are open
         self.judge(error)
         if not asked or isinstance(error, Cancelled | Draining):
             return False
         # What a fallback can't be asked (its protocol lacks a field) is nothing that the caller did wrong.
         move = Move.NEXT if self._at and isinstance(error, RequestError) else move_after(error)
+        if recovering and type(error) is ProviderRejected:
+            move = Move.NEXT  # the request was not refused before
         if move is Move.STOP:
             return False
-        if delivered and self._has_next:
+        if delivered and any(not self._breakers.of(one.name).is_open for one in self._targets[self._at + 1 :]):
             move = Move.NEXT
         pause = pause_s(error, self._tries, self._retry) if move is Move.AGAIN else None
         if pause is not None and (
@@ -110,6 +113,7 @@ class Tries:
 
     def again(self, error: SluicewayError) -> None:
         """Another try at the same target follows at once, in another way: the one that failed is none of its tries."""
+        self.answering()
         self.judge(error)
         self.log(error)
         self._tries -= 1
@@ -133,7 +137,8 @@ class Tries:
         if self._judged:
             return
         self._judged = True
-        self._learn(error)
+        if not self._answering:
+            self._learn(error)
         if isinstance(error, RequestError):
             return  # what can't be asked of this target was not sent: no try
         target = self.target

@@ -16,6 +16,7 @@ from app.targets import Target
 
 class OneWord:
     answered = False
+    opaque = False
     frames = None
 
     def feed(self, chunk: bytes) -> list[Event]:

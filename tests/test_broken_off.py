@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
 import anthropic
 import openai
@@ -27,6 +29,7 @@ from test_heartbeats import apart
 from test_routes import Door
 from test_tries import PROVIDERS, asked, line_of
 
+from app import create_app
 from app.testing import FakeProvider, answer, text_after
 
 NATIVE = "/v1/streams"
@@ -78,6 +81,8 @@ def aliases() -> Iterator[str]:
         yield alias(f"{short}-thinks", one, f"{SAYS}-think3-cut7", f"{other}/{SAYS}-think3")
         yield alias(f"{short}-late", one, model_of("cut7"), f"{other}/{SAYS}-f600")
         yield alias(f"{short}-hangs", one, model_of("cut7"), f"{other}/{SAYS}-f60000")
+        yield alias(f"{short}-third", one, model_of("cut7"), f"{other}/{SAYS}-e400", f"{short}-mends-same")
+        yield alias(f"{short}-down", one, model_of("cut7-times1"), f"{other}/{SAYS}-e503")
         yield alias(f"{short}-filters", one, model_of("cut7"), f"{other}/{SAYS}-filter")
 
 
@@ -296,6 +301,30 @@ def test_what_the_fallback_refuses_is_not_what_the_caller_hears(
 
 @both
 @everywhere
+def test_what_one_fallback_refuses_another_may_answer(
+    service: Service, fake_provider: FakeProvider, provider: str, route: str
+) -> None:
+    got = heard(service, route, f"{provider[0]}-third")
+    assert (got.text, got.code) == (WHOLE, "")
+    assert asked(fake_provider) == [model_of("cut7"), f"{SAYS}-e400", SAYS]
+
+
+@both
+def test_where_the_fallback_is_left_alone_the_same_target_is_asked(
+    start_service: Start, environ: dict[str, str], fake_provider: FakeProvider, provider: str
+) -> None:
+    service = start_service(
+        {**environ, "SLUICEWAY_BREAKER__FAILURES": "1", "SLUICEWAY_BREAKER__COOLDOWN_S": "60", "WEB_CONCURRENCY": "1"}
+    )
+    assert ask(service, CHAT, f"{PROVIDERS[provider]}/{SAYS}-e503").status_code == 503
+    got = heard(service, CHAT, f"{provider[0]}-down")
+    assert (got.text, got.code) == (WHOLE, "")
+    assert asked(fake_provider) == [f"{SAYS}-e503"] + [model_of("cut7-times1")] * 2
+    service.stop()
+
+
+@both
+@everywhere
 def test_off_is_off(service: Service, fake_provider: FakeProvider, provider: str, route: str) -> None:
     got = heard(service, route, f"{provider[0]}-off")
     assert (got.text, got.code) == (BEGUN, expected(route, "stream_broken"))
@@ -354,6 +383,57 @@ def test_nothing_follows_a_tool_call(service: Service, fake_provider: FakeProvid
     assert len(asked(fake_provider)) == 1
     got = heard(service, route, f"{provider[0]}-before-tools")
     assert (got.text, got.code) == (answer("fake-n5-tool2").text, "")
+
+
+class Unfinished(BaseHTTPRequestHandler):
+    """A provider of both protocols whose answers hold what only its own clients understand, and break off in it."""
+
+    asked: ClassVar[list[str]] = []
+    chat: ClassVar[list[Any]] = [
+        {"role": "assistant", "content": "One"},
+        {"function_call": {"name": "look_up", "arguments": '{"a":'}},
+    ]
+    messages: ClassVar[list[Any]] = [
+        {"type": "message_start", "message": {"id": "m", "model": "m", "usage": {"input_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "One"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "content_block_start", "index": 1, "content_block": {"type": "server_tool_use", "id": "s"}},
+        {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": '{"q":'}},
+    ]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        if self.path.endswith("messages"):
+            frames = [f"event: {one['type']}\ndata: {json.dumps(one)}\n\n" for one in self.messages]
+        else:
+            chunks = [{"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta}]} for delta in self.chat]
+            frames = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+        self.wfile.write("".join(frames).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("route", [CHAT, MESSAGES])
+def test_nothing_follows_what_only_the_client_understands(route: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Unfinished)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Unfinished.asked.clear()
+    for name in ("OPENAI", "ANTHROPIC"):
+        monkeypatch.setenv(f"{name}_API_KEY", "sk-of-this-test")
+        monkeypatch.setenv(f"{name}_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    model = "openai/m" if route == CHAT else "anthropic/m"
+    body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 9}
+    got = create_app().test_client().post(route, json=body).get_data(as_text=True)
+    server.shutdown()
+    server.server_close()
+    assert ("look_up" if route == CHAT else "server_tool_use") in got
+    assert ("stream_broken" if route == CHAT else "api_error") in got
+    assert len(Unfinished.asked) == 1
 
 
 @both

@@ -22,7 +22,7 @@ from app.events import (
     Usage,
 )
 from app.house import build
-from app.recovery import MIN_OVERLAP, Overlap, Splice, _recurs
+from app.recovery import MIN_ANEW, MIN_OVERLAP, Overlap, Splice, _recurs
 from app.request import with_prefill
 from app.settings import load_settings
 
@@ -172,6 +172,12 @@ def test_reasoning_is_not_said_twice() -> None:
 def test_reasoning_that_broke_off_goes_on_where_it_is_the_same() -> None:
     one = splice("", reasoning="Hm, we")
     assert joined(one, *thought("Hm, ", "well"), *text("One")) == [recovered(0), *thought("ll"), *text("One")]
+    one = splice("One", reasoning="Hm, we")  # between two pieces of text
+    assert joined(one, *text("One"), *thought("Hm, well"), *text(" two")) == [
+        recovered(3),
+        *thought("ll"),
+        *text(" two"),
+    ]
     one = splice("", reasoning="Hm, we")
     assert joined(one, *thought("Hm, ", "she"), *text("One")) == [recovered(0), *text("One")]
 
@@ -201,6 +207,25 @@ def gone_on(prefill: str, said: str, pieces: list[str]) -> str:
 )
 def test_what_a_prefilled_model_repeats_is_left_out(pieces: list[str], whole: str) -> None:
     assert gone_on(SAID, SAID, pieces) == whole
+
+
+@pytest.mark.parametrize("said", ["Hello wor", "1. O", "The quick brown fox "])
+def test_a_model_that_begins_again_is_found_by_less(said: str) -> None:
+    assert gone_on(said, said, [said + "more"]) == said + "more"
+    assert gone_on(said, said, list(said + "more")) == said + "more"
+
+
+@pytest.mark.parametrize(
+    ("said", "more"),
+    [
+        ("Name | Size\n| 0 | 0 | 0 |\n", "| 0 | 0 | 0 |\nEnd"),
+        ("Name | Size\n| 0 | 0 | 0 |", "\n| 0 | 0 | 0 |\nEnd"),
+        ("Quoth he:\nNevermore, said the raven.\n", "Nevermore, said the raven.\nAmen"),
+    ],
+)
+def test_a_line_that_comes_twice_is_no_repetition(said: str, more: str) -> None:
+    assert gone_on(said, said, [more]) == said + more
+    assert gone_on(said.rstrip(), said, [more]) == said + more
 
 
 @pytest.mark.parametrize(
@@ -241,7 +266,7 @@ def test_white_space_that_the_prefill_lacked_is_not_doubled(pieces: list[str], w
 def test_nothing_is_lost_but_a_repetition(said: str, more: str, size: int) -> None:
     whole = gone_on(said, said, [more[at : at + size] for at in range(0, len(more), size)])
     left_out = len(said) + len(more) - len(whole)
-    assert left_out == 0 or left_out >= MIN_OVERLAP
+    assert left_out == 0 or left_out >= (MIN_ANEW if left_out == len(said) else MIN_OVERLAP)
     assert whole == said + more[left_out:]
     assert said.endswith(more[:left_out])
 

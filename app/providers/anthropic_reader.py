@@ -80,6 +80,8 @@ _decode = _decoder.decode
 _decode_type = msgspec.json.Decoder(_Type).decode
 _decode_any = msgspec.json.Decoder().decode
 
+_READ = (None, "text", "thinking", "redacted_thinking", "tool_use")
+
 AFTER_START = frozenset(
     {"content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop"}
 )
@@ -182,6 +184,8 @@ class AnthropicReader(FrameReader):
             events.append(TextDelta(text=block.text))
         elif block.type == "thinking" and block.thinking:
             events.append(ReasoningDelta(text=block.thinking))
+        elif block.type not in _READ:
+            self.opaque = True
         elif block.type == "tool_use":
             # Whole at once, from servers that do not stream arguments. First: it may be nested too deep to be encoded.
             arguments = msgspec.json.encode(block.input).decode() if block.input else ""

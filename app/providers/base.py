@@ -29,7 +29,8 @@ from .failures import broken_off, refusal, request_name, sdk_failure
 class Reader(Stage[bytes, list[Event]], Protocol):
     """The bytes of one upstream body to events; sans IO. `answered`: the finish reason is known, only the tail is open.
     `frames`: what the last call read, for a client of the same protocol (None where there is none): unchanged but for
-    what such a client must not see, and without the failing frame, which its `Failed` tells.
+    what such a client must not see, and without the failing frame, which its `Failed` tells. `opaque`: something of the
+    answer was in them that no event tells of (a tool of the provider's own).
 
     `feed` never raises for what a provider may send: what can't be read becomes `Failed(StreamBroken)`, and after a
     terminal event both give `[]`. `finish` is called at the body's end, or, with the `error`, where reading it failed:
@@ -38,6 +39,7 @@ class Reader(Stage[bytes, list[Event]], Protocol):
 
     answered: bool
     frames: bytes | None
+    opaque: bool
 
     def finish(self, error: SluicewayError | None = None) -> list[Event]: ...
 

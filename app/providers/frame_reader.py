@@ -69,6 +69,7 @@ class FrameReader(ABC):
 
     def __init__(self, start: Started, *, secret: str = "", relay: bool = False) -> None:
         self.answered = False
+        self.opaque = False
         self.frames: bytes | None = None
         self._start: Started | None = start  # None once `Started` has been given
         self._provider = start.provider

@@ -58,6 +58,7 @@ class _Delta(msgspec.Struct, gc=False):
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[_ToolCall] | None = None
+    function_call: Any = None  # what tool calls were before 2023-11; a client that asks so is relayed to
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -150,7 +151,9 @@ class OpenAIChatReader(FrameReader):
                 return at
             choice = choices[0]
             delta = choice.delta
-            if choice.finish_reason or choice.index or delta is None or delta.tool_calls or delta.refusal:
+            if choice.finish_reason or choice.index or delta is None:
+                return at
+            if delta.tool_calls or delta.refusal or delta.function_call:
                 return at
             text = delta.content
             if text is not None and type(text) is not str:
@@ -221,6 +224,7 @@ class OpenAIChatReader(FrameReader):
     def _read_choice(self, choice: _Choice, events: list[Event]) -> None:
         delta = choice.delta
         if delta is not None and not self.answered:
+            self.opaque = self.opaque or bool(delta.function_call)
             if reasoning := delta.reasoning_content or delta.reasoning:
                 events.append(ReasoningDelta(text=reasoning))
             if isinstance(delta.content, list):
