@@ -30,7 +30,7 @@ from .errors import (
     ServiceError,
     SluicewayError,
 )
-from .events import TERMINAL, Batch, Event, Failed, Finished, Started, ToolCallStarted, Usage
+from .events import TERMINAL, Batch, Event, Failed, Finished, Started, Usage
 from .house import House
 from .outcomes import Outcome, closed, opened, report_soon
 from .recovery import Splice
@@ -162,7 +162,7 @@ class Answer:
         target, request = self._tries.enter(), self._request
         provider = self._house.providers[target.provider]
         if (broke := self._broke) is not None:
-            text = self._books.text
+            text = self._books.text or ""
             prefill = ""
             if self._recovery == "continue" and target.prefill and target is not self._refuses_prefill:
                 prefill = provider.prefill(text)
@@ -200,21 +200,22 @@ class Answer:
     def _ended(self, batch: Batch, until: float) -> Batch | None:
         """The last batch of a try. Where that broke off in the middle of its answer, another goes on with it."""
         last = batch.events[-1]
-        if not isinstance(last, Failed) or not self._recovers_from(last.error, batch):
+        if not isinstance(last, Failed):
             return self._counted(batch)
-        said = Batch([event for event in batch.events if not isinstance(event, Usage | Failed)], batch.frames)
-        if said.events or said.frames:
-            said = self._counted(said)  # first: what the try has cost is the cost of this as well
-        self._forget(batch)
-        return said if said.events or said.frames else self._begin(until)
+        events: list[Event] = [event for event in batch.events if not isinstance(event, _AT_THE_END)]
+        said = self._counted(Batch(events, batch.frames))
+        if self._recovers_from(last.error):
+            self._forget(batch)
+            return said if said.events or said.frames else self._begin(until)
+        end = self._counted(Batch([event for event in batch.events if isinstance(event, _AT_THE_END)], None, True))
+        return Batch(said.events + end.events, said.frames, True)
 
-    def _recovers_from(self, error: SluicewayError, batch: Batch) -> bool:
-        """Not behind a tool call: the client may have acted on it. Nor behind what only the client understands."""
+    def _recovers_from(self, error: SluicewayError) -> bool:
+        """Not behind a tool call: the client may have acted on it. Nor behind what only the client understands, or
+        where more was said than is kept."""
         if self._recovery == "off" or not self._request.stream or not self._begun:
             return False
-        if self._attempt is None or self._attempt.opaque:
-            return False
-        if self._books.called or any(isinstance(event, ToolCallStarted) for event in batch.events):
+        if self._attempt is None or self._attempt.opaque or self._books.called or self._books.text is None:
             return False
         broke = _Broke(self._tries.target, error)
         if not self._tries.goes_on_after(error, delivered=True):
@@ -307,6 +308,9 @@ class Answer:
 def _about_the_prefill(error: SluicewayError) -> bool:
     """Whether a refusal may be one of the prefill: what else there is to refuse was not refused before."""
     return isinstance(error, ProviderRejected) and not isinstance(error, ContextLengthExceeded | ContentFiltered)
+
+
+_AT_THE_END = (Usage, Failed)
 
 
 def _says_something(event: Event) -> bool:

@@ -39,7 +39,9 @@ class Books:
         self._elapsed_s = elapsed_s
         self._order = Order()
         self._texts: list[str] = []  # the answer's text so far, in pieces
+        self._length = 0  # of those
         self._reasonings: list[str] = []
+        self._kept = True  # else only its length
         self._chars = 0  # of tool calls
         self.chunks = 0  # batches with something of the answer in them
         self._input_tokens = 0
@@ -49,9 +51,9 @@ class Books:
         self._paid = 0  # characters that were delivered when that was said last
 
     @property
-    def text(self) -> str:
-        """What was delivered of the answer's text."""
-        return _joined(self._texts)
+    def text(self) -> str | None:
+        """What was delivered of the answer's text; None where that was more than is kept."""
+        return _joined(self._texts) if self._kept else None
 
     @property
     def reasoning(self) -> str:
@@ -73,14 +75,17 @@ class Books:
         if self.ttft_s is not None and self._order.state is State.OPEN:
             texts = self._texts
             before = len(texts)
+            length = 0
             for event in events:
                 if type(event) is not TextDelta:
                     del texts[before:]
                     break
                 texts.append(event.text)
+                length += len(event.text)
             else:  # nothing but text: nearly all batches
-                if before > _PIECES:
-                    _joined(texts)
+                self._length += length
+                if before > _PIECES or self._length > MAX_KEPT:
+                    self._tidy()
                 self.chunks += 1
                 return events
         kept: list[Event] = []
@@ -89,6 +94,7 @@ class Books:
             match event:
                 case TextDelta(text=text):
                     self._texts.append(text)
+                    self._length += len(text)
                     spoke = True
                 case ReasoningDelta(text=text):
                     self._reasonings.append(text)
@@ -99,7 +105,8 @@ class Books:
                 case ToolCallStarted():
                     self._token_seen()
                 case Recovered(kept_chars=stands, exact=False):
-                    self._texts = [self.text[:stands]]
+                    self._texts = [_joined(self._texts)[:stands]]
+                    self._length = len(self._texts[0])
                 case Started(input_tokens=tokens):
                     self._input_tokens = tokens
                 case Usage():
@@ -120,6 +127,13 @@ class Books:
         self.chunks += spoke
         return kept
 
+    def _tidy(self) -> None:
+        if self._length > MAX_KEPT:
+            self._kept = False
+            self._texts.clear()
+        else:
+            _joined(self._texts)
+
     def _token_seen(self) -> None:
         if self.ttft_s is None:
             self.ttft_s = round(self._elapsed_s(), 4)
@@ -131,7 +145,7 @@ class Books:
         return self._usage or self._spent
 
     def _said(self) -> int:
-        return self._chars + sum(map(len, self._texts)) + sum(map(len, self._reasonings))
+        return self._chars + self._length + sum(map(len, self._reasonings))
 
     def _estimate(self) -> Usage:
         asked = len(self._request.system or "") + sum(len(message.text) for message in self._request.messages)
@@ -142,6 +156,9 @@ class Books:
             source="estimated",
         )
 
+
+# Characters of an answer that are kept, to go on with it where it breaks off; models say less.
+MAX_KEPT = 500_000
 
 # A long answer takes ten times its length in small pieces.
 _PIECES = 200

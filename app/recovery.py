@@ -182,10 +182,10 @@ class Overlap:
         return self._held
 
     def _is_a_line(self, at: int) -> bool:
-        """Whether what is repeated goes from or to a line break: a row, or a refrain, of which there may be two."""
+        """Whether what is repeated goes from one line break to another: of a row, or a refrain, there may be two."""
         again, rest = self._prefill[at:], self._held[len(self._prefill) - at :]
-        within = (self._prefill[at - 1] + again).startswith("\n") and (again + rest[:1]).endswith("\n")
-        return within or again.startswith("\n") or again.endswith("\n")
+        begins = "\n" in (self._prefill[at - 1], again[0])
+        return begins and "\n" in (again[-1], rest[:1])
 
     def _settled(self, rest: str) -> str:
         self._done = True

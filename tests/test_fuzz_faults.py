@@ -137,6 +137,8 @@ class Breaking(FakeProvider):
         if self.asked > 1 and answer.text.startswith(prefill):
             # Less than Sluiceway takes for a repetition is none.
             repeated = plan.repeated if plan.prefill == "repeats" and plan.repeated <= len(prefill) else 0
+            if _is_a_row(answer.text, len(prefill) - repeated, len(prefill)):
+                repeated = 0
             answer = _behind(answer, len(prefill) - repeated, plan.pieces)
         behaviour = Behaviour(request.body["model"], request.body["model"], no_done=not plan.done)
         call = Call(behaviour, request.body, "fuzz", 1_700_000_000, "")
@@ -492,6 +494,11 @@ def client(provider: Breaking) -> Iterator[FlaskClient]:
     yield app.test_client()
     logging.disable(logging.NOTSET)
     app.extensions["sluiceway"].close()
+
+
+def _is_a_row(text: str, start: int, stop: int) -> bool:
+    """Whether it goes from one line break to another: of these Sluiceway takes a second one for just that."""
+    return start > 0 and "\n" in text[start - 1 : start + 1] and "\n" in text[stop - 1 : stop + 1]
 
 
 # The cases.
