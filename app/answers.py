@@ -128,9 +128,10 @@ class Answer:
             if self._splice is not None and self._broke is not None:
                 read = batch.events
                 batch.events = self._splice.feed(read)
-                if self._splice.differs:
-                    self._books.spend(read)
-                    return self._gives_up(self._broke)
+                if self._splice.differs:  # another answer than what was delivered, and no way to tell the client
+                    self._tries.judge(Cancelled("it is another answer"))
+                    self._forget(Batch(read))
+                    return self._counted(Batch([Failed(error=self._broke.error)], None, True))
             batch = self._held = batch if self._held is None else _joined(self._held, batch)
             last = batch.events[-1] if batch.events else None
             if not self._delivers(batch):
@@ -231,13 +232,6 @@ class Answer:
         if self._attempt is not None:
             self._attempt.close()
             self._attempt = None
-
-    def _gives_up(self, broke: _Broke) -> Batch:
-        """The next try says something else than what was delivered, and there is no way to tell the client."""
-        self._tries.judge(Cancelled("it is another answer"))
-        if self._attempt is not None:
-            self._attempt.close()
-        return self._counted(Batch([Failed(error=broke.error)], None, True))
 
     def _told(self, error: SluicewayError) -> SluicewayError:
         """What the caller is told at the end of all tries: how an answer broke off, whatever came after that."""

@@ -27,7 +27,7 @@ from test_failures import CHAT, MESSAGES
 from test_failures import expected as code_on
 from test_heartbeats import apart
 from test_routes import Door
-from test_tries import PROVIDERS, asked, line_of
+from test_tries import PROVIDERS, ask, asked, line_of
 
 from app import create_app
 from app.testing import FakeProvider, answer, text_after
@@ -112,11 +112,6 @@ def watched(start_service: Start, environ: dict[str, str]) -> Iterator[Watched]:
 @pytest.fixture(scope="module")
 def service(watched: Watched) -> Service:
     return watched.service
-
-
-def ask(service: Service, route: str, model: str, **more: Any) -> requests.Response:
-    body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "stream": True, **more}
-    return requests.post(service.url + route, json=body, timeout=30)  # raises if a body lacks its last chunk
 
 
 class Heard:

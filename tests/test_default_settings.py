@@ -14,8 +14,8 @@ from typing import NamedTuple
 import pytest
 import requests
 from conftest import Service
-from test_broken_off import CHAT, MESSAGES, Heard, alias, ask, expected
-from test_tries import PROVIDERS
+from test_broken_off import CHAT, MESSAGES, Heard, alias, expected
+from test_tries import PROVIDERS, ask
 
 from app.testing import FakeProvider, answer, text_after
 
