@@ -116,6 +116,64 @@ class _Response(_Plain):
         self.sent += len(arg)
         self.sock.sendall(b"%b%x\r\n%b\r\n" % (head, len(arg), arg))
 
+    unsent = b""  # what `write_at_once` has left
+
+    def write_at_once(self, data: bytes) -> bool:
+        """From the event loop, once the headers are sent: whether all of it is gone. What is not, and what breaks, is
+        for `write_rest`."""
+        self.sent += len(data)
+        chunk = b"%x\r\n%b\r\n" % (len(data), data)
+        try:
+            sent = self.sock._sock.send(chunk)
+        except OSError:
+            sent = 0
+        if sent == len(chunk):
+            return True
+        self.unsent = chunk[sent:]
+        return False
+
+    def write_rest(self) -> None:
+        rest, self.unsent = self.unsent, b""
+        self.sock.sendall(rest)
+
+
+class _Body:
+    """What gunicorn iterates, where the app gave a body that can do more than be iterated (`write_each`): between two
+    pieces it writes by itself, from the event loop, without waking this greenlet for every token (bench/PROFILE.md)."""
+
+    def __init__(self, body: Any, response: _Response) -> None:
+        self._body = body
+        self._pieces = iter(body)
+        self._response = response
+
+    def __iter__(self) -> "_Body":
+        return self
+
+    def __next__(self) -> bytes:
+        response = self._response
+        if response.headers_sent and response.chunked and type(response.sock) is _ClientSocket:
+            self._body.write_each(response.write_at_once)
+            while response.unsent:  # and not another piece before it
+                response.write_rest()
+                self._body.write_each(response.write_at_once)
+        piece: bytes = next(self._pieces)
+        return piece
+
+    def close(self) -> None:
+        self._body.close()
+
+
+class _App:
+    """The app, as gunicorn calls it. Only here a body is known to reach the client as it is: no middleware follows."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        body = self.app(environ, start_response)
+        response = getattr(start_response, "__self__", None)
+        return _Body(body, response) if hasattr(body, "write_each") and type(response) is _Response else body
+
 
 gunicorn.http.wsgi.Response = _Response
 
@@ -247,6 +305,10 @@ class StreamWorker(GeventWorker):
             if type(sock) is _ClientSocket:
                 sock.idle = not req.unreader.buf.getbuffer().nbytes  # a request may have come together with this one
 
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.wsgi = _App(self.wsgi)
+
     def run(self) -> None:
         super().run()
         self._done = True
@@ -272,7 +334,7 @@ class StreamWorker(GeventWorker):
 
 def _sluiceway(worker: Any) -> Any:
     """The app's extension; None where the WSGI object is something else, or not loaded yet."""
-    return getattr(getattr(worker, "wsgi", None), "extensions", {}).get("sluiceway")
+    return getattr(getattr(getattr(worker, "wsgi", None), "app", None), "extensions", {}).get("sluiceway")
 
 
 # Many streams of small pieces a process; beside plain gevent, pywsgi changes headers and answers HTTP/1.0 wrongly.

@@ -13,7 +13,7 @@ whatever ends it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .attempts import Attempt
@@ -86,6 +86,7 @@ class Answer:
         self._broke: _Broke | None = None
         self._splice: Splice | None = None
         self._refuses_prefill: Target | None = None
+        self._ahead: Batch | Exception | None = None  # what `each` has left for `read`
         self._last: Finished | Failed | None = None
         self._closed = False
         try:
@@ -104,6 +105,11 @@ class Answer:
         return time.monotonic() - self._began
 
     def read(self, until: float) -> Batch | None:
+        if (ahead := self._ahead) is not None:
+            self._ahead = None
+            if isinstance(ahead, Exception):
+                raise ahead
+            return None if ahead is _NOTHING else self._ended(ahead, until)
         attempt = self._attempt
         if not self._begun or attempt is None:
             return self._begin(until)
@@ -111,6 +117,41 @@ class Answer:
         if batch is None:
             return None
         return self._ended(batch, until) if batch.ended else self._counted(batch)
+
+    def each(self, deliver: Callable[[Batch], bool], silence_s: float) -> None:
+        """Have what comes delivered from the event loop, where that can be done: to wake somebody for each token costs
+        as much as the token. It goes on as long as `deliver`, which must not wait, says so; as something comes at least
+        every `silence_s`; and as what comes is no more than a part of the answer. What stopped it, `read` gives."""
+        attempt = self._attempt
+        if attempt is None or not self._begun or self._last is not None or self._ahead is not None:
+            return
+        clock = attempt.clock
+        silent = time.monotonic() + silence_s
+
+        def step() -> float:
+            nonlocal silent
+            try:
+                if time.monotonic() >= clock.due:
+                    return 0.0
+                batch = attempt.read(0.0)
+                if batch is not None:
+                    if batch.ended:
+                        self._ahead = batch
+                        return 0.0
+                    if not deliver(self._counted(batch)):
+                        return 0.0
+                    silent = time.monotonic() + silence_s
+            except Exception as exc:
+                self._ahead = exc
+                return 0.0
+            return min(silent, clock.due)
+
+        try:
+            attempt.each(step, min(silent, clock.due))
+        except Exception as exc:
+            self._ahead = exc
+        if self._ahead is None and time.monotonic() >= silent:
+            self._ahead = _NOTHING
 
     def _begin(self, until: float) -> Batch | None:
         """Try until a try says something of the answer, or there is nothing left to try."""
@@ -303,6 +344,8 @@ def _about_the_prefill(error: SluicewayError) -> bool:
     """Whether a refusal may be one of the prefill: what else there is to refuse was not refused before."""
     return isinstance(error, ProviderRejected) and not isinstance(error, ContextLengthExceeded | ContentFiltered)
 
+
+_NOTHING = Batch([])  # nothing came in time
 
 _AT_THE_END = (Usage, Failed)
 

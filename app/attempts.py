@@ -9,6 +9,8 @@ nothing that breaks matters any more.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import httpx2
 
 from .cancel import Cancel
@@ -31,7 +33,7 @@ class Attempt:
     def __init__(
         self, provider: Provider, request: ChatRequest, target: Target, clock: Clock, cancel: Cancel, *, request_id: str
     ) -> None:
-        self._clock = clock
+        self.clock = clock
         self._cancel = cancel
         self._begun = False
         self._whole = False
@@ -57,7 +59,7 @@ class Attempt:
 
     def _read(self, until: float) -> list[Event] | None:
         """The events of one upstream read, None where there was none in time."""
-        clock, reader = self._clock, self._upstream.reader
+        clock, reader = self.clock, self._upstream.reader
         try:
             chunk = self._upstream.read(until)
         except httpx2.TimeoutException:
@@ -79,6 +81,11 @@ class Attempt:
             events += reader.finish(alarm)
         return events
 
+    def each(self, step: Callable[[], float], until: float) -> None:
+        """As `Upstream.each`, of `read`."""
+        if self._begun:
+            self._upstream.each(step, until)
+
     @property
     def opaque(self) -> bool:
         """As `Reader.opaque`."""
@@ -87,6 +94,6 @@ class Attempt:
     def close(self) -> None:
         if self._whole:  # only the end of the body is missing
             self._whole = False
-            self._clock.answer_ended()
+            self.clock.answer_ended()
             self._upstream.drain()
         self._upstream.close()

@@ -131,6 +131,12 @@ class Upstream:
         """What the provider calls the request, as `request_name`; "" before the response and after `close`."""
         return "" if self._body is None else request_name(self._body.header(self._id_header), self._secret)
 
+    def each(self, step: Callable[[], float], until: float) -> None:
+        """Call `step`, which calls `read` with a time that is over, in the event loop, each time something has come by
+        `until`, of which each call gives the next; 0.0 ends it. Returns at once where that can't be done."""
+        if self._body is not None:
+            self._body.each(step, until)
+
     def drain(self) -> None:
         """Read what is left, so that the connection can be used again. Only after the answer's end."""
         with contextlib.suppress(httpx2.HTTPError):
@@ -156,6 +162,8 @@ def _not_begun(until: float) -> bytes:
 
 class _Body(Protocol):
     def read(self, until: float) -> bytes: ...
+
+    def each(self, step: Callable[[], float], until: float) -> None: ...
 
     def header(self, name: str) -> str: ...
 
@@ -186,6 +194,9 @@ class _Aside:
             return task.result()
         except httpx2.TimeoutException as exc:  # its own; there is no going on after it
             raise httpx2.ReadError(str(exc)) from exc
+
+    def each(self, step: Callable[[], float], until: float) -> None:
+        pass
 
     def _next(self) -> bytes:
         return next(self._chunks, b"")

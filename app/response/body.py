@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flask import Response, stream_with_context
 
@@ -32,9 +32,12 @@ log = logging.getLogger("sluiceway")
 
 class Batches(Protocol):
     """Where an answer comes from: `read(until)` until a batch has ended (None: nothing by then, of `time.monotonic`),
-    `fail` where what was read could not be sent, `close` at any time and more than once."""
+    `fail` where what was read could not be sent, `close` at any time and more than once. Between two reads `each` has
+    what comes delivered from the event loop, if it can, until that says False, or there is something to be read."""
 
     def read(self, until: float) -> Batch | None: ...
+
+    def each(self, deliver: Callable[[Batch], bool], silence_s: float) -> None: ...
 
     def fail(self, error: SluicewayError) -> None: ...
 
@@ -52,11 +55,9 @@ def streamed(
     """The response of an answer that begins with `first` (None: with a heartbeat). Closing it closes `rest`, also if it
     never started."""
     # `mimetype`, not `content_type`: Flask adds the charset, without which `requests` reads UTF-8 as Latin-1.
-    response = Streamed(
-        stream_with_context(_written(first, rest, encoder, heartbeat_s, request_id, _Dropped(rest))),
-        mimetype=mimetype,
-        headers=STREAM_HEADERS,
-    )
+    body = stream_with_context(_written(first, rest, encoder, heartbeat_s, request_id, _Dropped(rest)))
+    response = Streamed(body, mimetype=mimetype, headers=STREAM_HEADERS)
+    response.shortcut = _Shortcut(body, rest, encoder, heartbeat_s)
     # A generator that was never started has no `finally` to run; this covers a client that is gone before the first
     # byte.
     response.call_on_close(rest.close)
@@ -76,11 +77,21 @@ class _Dropped:
         self._rest.close()
 
 
+class _Shortcut(NamedTuple):
+    """What a body is made of, for whoever need not wait for its pieces one by one."""
+
+    body: object
+    batches: Batches
+    encoder: Encoder
+    heartbeat_s: float
+
+
 class Streamed(Response):
     """Hands its pieces on as they are: bytes already, which werkzeug would look at one by one. Until it is `handed` to
     the server nobody but its maker closes it."""
 
     handed = False
+    shortcut: _Shortcut | None = None
 
     def iter_encoded(self) -> Iterator[bytes]:
         self.handed = True
@@ -104,6 +115,20 @@ class _Pieces:
     def __iter__(self) -> Iterator[bytes]:
         return self._response.iter_encoded()
 
+    def write_each(self, write: Callable[[bytes], bool]) -> None:
+        """Between two pieces: write what comes from the event loop, as long as `write`, which must not wait, says so,
+        and nothing comes that needs the generator. Only for the server itself: whoever stands between, a middleware or
+        a body of the app's own, would not see what is written so."""
+        way = self._response.shortcut
+        if way is not None and way.body is self._response.response:
+            encoder = way.encoder
+
+            def deliver(batch: Batch) -> bool:
+                data = _encoded(encoder, batch)
+                return not data or write(data)
+
+            way.batches.each(deliver, way.heartbeat_s)
+
     def close(self) -> None:
         self._response.close()
 
@@ -111,6 +136,11 @@ class _Pieces:
 def whole(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response."""
     return Response(json_bytes(value), status, mimetype="application/json", headers=dict(headers or {}))
+
+
+def _encoded(encoder: Encoder, batch: Batch) -> bytes:
+    frames = batch.frames
+    return encoder.feed(batch.events) if frames is None else encoder.relay(frames, batch.events)
 
 
 def _written(
@@ -122,8 +152,7 @@ def _written(
             if batch is None:
                 yield encoder.HEARTBEAT  # where there is none, at least the headers go out
             else:
-                frames = batch.frames
-                if data := encoder.feed(batch.events) if frames is None else encoder.relay(frames, batch.events):
+                if data := _encoded(encoder, batch):
                     yield data
                 if batch.ended:
                     return

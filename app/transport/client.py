@@ -8,7 +8,7 @@ import math
 import ssl
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -294,6 +294,11 @@ class Body(httpx2.SyncByteStream):
         may be called again then."""
         connection = self._connection
         return b"" if connection is None else connection.read(min(until, self._clock.due))
+
+    def each(self, step: Callable[[], float], until: float) -> None:
+        """As `Connection.each`."""
+        if self._connection is not None:
+            self._connection.each(step, until)
 
     def close(self) -> None:
         """Give the connection back, or close it where the body was not read to its end. More than once."""

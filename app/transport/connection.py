@@ -45,7 +45,7 @@ def _addresses(host: str, port: int) -> list[Any]:
 class Connection:
     """One exchange at a time: `connect`, then per exchange `send`, `read_head`, `read` until it gives b""."""
 
-    __slots__ = ("_aborted", "_broken", "_parser", "_recv", "_sock", "_tls", "_waiter", "idle_since")
+    __slots__ = ("_aborted", "_broken", "_parser", "_readable", "_recv", "_sock", "_tls", "_waiter", "idle_since")
 
     def __init__(self) -> None:
         self._sock: socket.socket | None = None
@@ -55,6 +55,7 @@ class Connection:
         self._recv: Callable[[int], bytes] = _nothing
         self._broken: ProtocolError | None = None
         self._aborted = False
+        self._readable = False  # known already, so nothing is waited for
         self.idle_since = 0.0
 
     def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout_s: float) -> None:
@@ -163,6 +164,25 @@ class Connection:
             parser = self._feed(deadline)
         return parser.take()
 
+    def each(self, step: Callable[[], float], until: float) -> None:
+        """`Waiter.each`, for a `step` that reads with a deadline that is over: one read from the socket. Returns at
+        once where there is something to read that the socket does not show."""
+        waiter, parser, tls = self._waiter, self._parser, self._tls
+        if waiter is None or parser is None:
+            return
+
+        def hidden() -> bool:
+            return bool(parser.body or parser.complete or self._broken or (tls is not None and tls.pending()))
+
+        def stepped() -> float:
+            self._readable = True
+            until = step()
+            self._readable = False
+            return 0.0 if hidden() else until
+
+        if not hidden():
+            waiter.each(stepped, until)
+
     def _feed(self, deadline: float) -> ResponseParser:
         """At most one read from the socket into the parser: over TLS, half a record is nothing yet."""
         parser, waiter = self._parser, self._waiter
@@ -172,7 +192,9 @@ class Connection:
             raise httpx2.RemoteProtocolError(str(self._broken))
         try:
             # TLS may hold decrypted bytes that the socket no longer shows.
-            if self._tls is None or not self._tls.pending():
+            if self._readable:
+                self._readable = False
+            elif self._tls is None or not self._tls.pending():
                 if time.monotonic() >= deadline or not waiter.readable(deadline):
                     raise httpx2.ReadTimeout("nothing to read in time")
                 if self._aborted:

@@ -7,6 +7,9 @@ What the gevent way saves a token (bare relays, 200 paced streams, nginx 29 us i
 tries, fails, waits and tries again, with a timer made and stopped each time: 53 us. Waiting first, on a lasting
 watcher: 43 us. The timer here is armed once; where it rings early, because the wait has been renewed meanwhile, it is
 armed again for the rest.
+
+And for a stream of small pieces nobody need be woken for each: `each` deals with them in the hub. (The same relays: 62
+to 49 us, as no greenlet's stack is copied to and fro.)
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import gevent
@@ -24,6 +28,11 @@ class Waiter(Protocol):
     def readable(self, deadline: float) -> bool:
         """True once the socket can be read, or has ended (also when we ended it: `shutdown`, from anywhere, ends the
         wait); False at the deadline (of `time.monotonic`)."""
+
+    def each(self, step: Callable[[], float], until: float) -> None:
+        """Call `step` in the event loop each time the socket can be read, or has ended, as long as that happens by
+        `until`, which each call gives anew (of `time.monotonic`; 0.0 ends it). It must neither wait nor raise. Where
+        there is no such loop this returns at once."""
 
     def close(self) -> None: ...
 
@@ -47,11 +56,26 @@ class GeventWaiter:
         self._greenlet: Any = None
 
     def readable(self, deadline: float) -> bool:
-        self._due = deadline
-        if self._timer is None or deadline < self._rings:
-            self._arm(deadline - time.monotonic())
-        self._greenlet = greenlet = gevent.getcurrent()
-        self._io.start(greenlet.switch, _READY)
+        return self._wait(deadline, gevent.getcurrent().switch, _READY)
+
+    def each(self, step: Callable[[], float], until: float) -> None:
+        self._wait(until, self._stepped, step)
+
+    def _stepped(self, step: Callable[[], float]) -> None:
+        self._due = due = step()
+        if not due:
+            self._io.stop()
+            self._greenlet.switch(_READY)
+        elif due < self._rings:
+            self._arm(due - time.monotonic())
+
+    def _wait(self, until: float, *callback: Any) -> bool:
+        """Sleep until somebody says `_READY`, or `_LATE`, with `callback` called when the socket can be read."""
+        self._due = until
+        if self._timer is None or until < self._rings:
+            self._arm(until - time.monotonic())
+        self._greenlet = gevent.getcurrent()
+        self._io.start(*callback)
         try:
             while True:
                 said = self._hub.switch()
@@ -104,6 +128,9 @@ class PollWaiter:
 
     def readable(self, deadline: float) -> bool:
         return bool(self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+    def each(self, step: Callable[[], float], until: float) -> None:
+        pass
 
     def close(self) -> None:
         pass
