@@ -173,11 +173,10 @@ def _joined(pieces: list[str]) -> str:
 def _sum(spent: Usage | None, usage: Usage) -> Usage:
     if spent is None:
         return usage
-    return Usage(
-        input_tokens=spent.input_tokens + usage.input_tokens,
-        output_tokens=spent.output_tokens + usage.output_tokens,
-        source=usage.source,
-    )
+    return Usage(source=usage.source, **{name: getattr(spent, name) + getattr(usage, name) for name in _TOKENS})
+
+
+_TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 
 
 def _tokens(chars: int) -> int:

@@ -3,8 +3,8 @@
 A provider's reader gives lists of these events, encoders write them in a client's format. The union is closed:
 `match` on it with `assert_never` at the end, so a new event shows every encoder that must learn it.
 
-    Started  (TextDelta | ReasoningDelta | Recovered | ToolCallStarted ToolCallDelta* ToolCallEnded)*  Usage?
-    (Finished | Failed)
+    Started  (TextDelta | ReasoningDelta | ReasoningEnded | Source | Recovered
+              | ToolCallStarted ToolCallDelta* ToolCallEnded)*  Usage?  (Finished | Failed)
 
 Exactly one terminal event, `Finished` or `Failed`, ends every stream; nothing follows it. Heartbeats, cancelling and
 draining are control, not data: they are no events. Ids and times are in the events, so encoders draw no random
@@ -33,12 +33,31 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
     input_tokens: int = 0
 
 
-class TextDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="text"):
+class TextDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="text", omit_defaults=True):
+    """`refusal`: the model says why it does not answer, where its protocol keeps that apart from an answer."""
+
     text: str
+    refusal: bool = False
 
 
 class ReasoningDelta(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="reasoning"):
     text: str
+
+
+class ReasoningEnded(msgspec.Struct, frozen=True, kw_only=True, tag="reasoning_end"):
+    """A thought is complete, whose `signature` must come back with its text in the next turn; or, without any text,
+    there was one that only the provider can read: `redacted`. As `request.Reasoning`. Said only where there is one of
+    the two."""
+
+    signature: str = ""
+    redacted: str = ""
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True, tag="source"):
+    """Where the model says that it has something from."""
+
+    url: str
+    title: str = ""
 
 
 class ToolCallStarted(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call_start"):
@@ -75,9 +94,15 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True, tag="recovered"):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, tag="usage"):
+    """`input_tokens` and `output_tokens` are all there were; the others say how many of them were read from the
+    provider's cache, written to it, and spent on thinking."""
+
     input_tokens: int
     output_tokens: int
     source: Literal["provider", "estimated"] = "provider"
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +129,8 @@ Event: TypeAlias = (
     Started
     | TextDelta
     | ReasoningDelta
+    | ReasoningEnded
+    | Source
     | ToolCallStarted
     | ToolCallDelta
     | ToolCallEnded
@@ -140,6 +167,8 @@ ORDER: dict[tuple[State, type], State] = {
     (State.NEW, Failed): State.ENDED,
     (State.OPEN, TextDelta): State.OPEN,
     (State.OPEN, ReasoningDelta): State.OPEN,
+    (State.OPEN, ReasoningEnded): State.OPEN,
+    (State.OPEN, Source): State.OPEN,
     (State.OPEN, ToolCallStarted): State.OPEN,
     (State.OPEN, ToolCallDelta): State.OPEN,
     (State.OPEN, ToolCallEnded): State.OPEN,

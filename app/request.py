@@ -12,17 +12,97 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-Dialect: TypeAlias = Literal["openai", "anthropic", "native"]
+# A protocol, by the shape of its bodies; `native` is nobody's own.
+Dialect: TypeAlias = Literal["openai", "openai_responses", "anthropic", "native"]
 Role: TypeAlias = Literal["user", "assistant"]
 
 
-class Message(msgspec.Struct, frozen=True):
-    role: Role
+class Text(msgspec.Struct, frozen=True):
     text: str
 
 
+class Image(msgspec.Struct, frozen=True):
+    """Either at a `url`, or `data`: base64 of the `media_type`."""
+
+    url: str = ""
+    media_type: str = ""
+    data: str = ""
+
+
+class Reasoning(msgspec.Struct, frozen=True):
+    """What the model thought before it went on, as it was told: a provider that signs its thoughts wants them back with
+    the `signature`. `redacted` is a thought that only the provider can read, in place of a text."""
+
+    text: str = ""
+    signature: str = ""
+    redacted: str = ""
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """`arguments` is JSON text."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+class ToolResult(msgspec.Struct, frozen=True):
+    call_id: str
+    parts: tuple[Text | Image, ...]
+    failed: bool = False
+
+
+UserPart: TypeAlias = Text | Image | ToolResult
+AssistantPart: TypeAlias = Text | Reasoning | ToolCall
+Part: TypeAlias = Text | Image | Reasoning | ToolCall | ToolResult
+
+
+class Message(msgspec.Struct, frozen=True):
+    """Of the user `UserPart`s, of the assistant `AssistantPart`s, in the order in which they were said."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @classmethod
+    def of(cls, role: Role, text: str) -> Message:
+        return cls(role, (Text(text),))
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """The client's own: its calls are returned. `parameters` is a JSON Schema; `strict` None where nothing was said."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """`tool`: just the one of that `name`. `required`: at least one."""
+
+    mode: Literal["auto", "none", "required", "tool"]
+    name: str = ""
+
+
+class Schema(msgspec.Struct, frozen=True):
+    """What the answer's text has to be: JSON of this schema."""
+
+    schema: Mapping[str, Any]
+    name: str = "answer"
+    description: str | None = None
+    strict: bool | None = None
+
+
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """`messages` is the conversation without `system`, text only; `model` is as the client wrote it, None for none.
+    """`messages` is the conversation without `system`; `model` is as the client wrote it, None for none. Of the rest
+    None, or nothing, is "not said": the provider's own default.
 
     `include_usage` says that the client's format wants usage in the stream; `headers` are the protocol's own headers
     (`anthropic-version`), to go along with the body where the dialect is the same.
@@ -38,6 +118,12 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     stop: tuple[str, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    schema: Schema | None = None
+    effort: Effort | None = None  # how much the model is to think
+    user: str | None = None  # the client's own name for whom it asks, to the provider
     stream: bool = True
     include_usage: bool = False
     foreign: tuple[str, ...] = ()

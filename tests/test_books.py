@@ -45,7 +45,7 @@ def text(piece: str) -> TextDelta:
 
 
 def request(*messages: str, system: str | None = None) -> ChatRequest:
-    return ChatRequest(dialect="native", messages=tuple(Message("user", said) for said in messages), system=system)
+    return ChatRequest(dialect="native", messages=tuple(Message.of("user", said) for said in messages), system=system)
 
 
 def kept(*batches: tuple[float, Sequence[Event]], asked: ChatRequest | None = None) -> list[Event]:

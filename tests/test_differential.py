@@ -43,7 +43,7 @@ from app.providers.openai_chat_reader import OpenAIChatReader
 from app.request import ChatRequest, Message
 
 OPENAI, ANTHROPIC = "openai_chat", "anthropic_messages"
-REQUEST = ChatRequest(dialect="native", messages=(Message("user", "Hi there"),))
+REQUEST = ChatRequest(dialect="native", messages=(Message.of("user", "Hi there"),))
 MESSAGES: list[Any] = [{"role": "user", "content": "Hi there"}]
 
 

@@ -17,7 +17,9 @@ from app.events import (
     IllegalOrder,
     Order,
     ReasoningDelta,
+    ReasoningEnded,
     Recovered,
+    Source,
     Started,
     State,
     TextDelta,
@@ -43,10 +45,10 @@ FAILED = Failed(error=StreamBroken("x"))
 # One of each; the letters are those of `GRAMMAR`.
 EVENTS: dict[str, Event] = {
     "S": STARTED, "t": TEXT, "r": REASONING, "c": CALL, "d": DELTA, "e": ENDED, "R": RECOVERED,
-    "U": USAGE, "F": FINISHED, "X": FAILED,
+    "n": ReasoningEnded(signature="c2ln"), "s": Source(url="https://example.org"), "U": USAGE, "F": FINISHED, "X": FAILED,
 }  # fmt: skip
 # The order as the docstring of `events` draws it.
-GRAMMAR = re.compile(r"S[trcdeR]*U?[FX]|X")
+GRAMMAR = re.compile(r"S[trcdeRns]*U?[FX]|X")
 
 # A way into each state.
 WAYS: dict[State, list[Event]] = {
@@ -96,7 +98,7 @@ def test_a_step_is_legal_if_the_table_has_it(state: State, event: Event) -> None
 def test_what_the_table_lets_pass_is_what_the_grammar_says() -> None:
     """All sequences of up to five events; those of tool calls, which need their start as well, are left to the next."""
     for length in range(6):
-        for letters in map("".join, product("StrUFX", repeat=length)):
+        for letters in map("".join, product("StrnsUFX", repeat=length)):
             begins_an_answer = any(GRAMMAR.fullmatch(letters + rest) for rest in ("", "F", "SF"))
             assert accepted(*(EVENTS[letter] for letter in letters)) == begins_an_answer, letters
 

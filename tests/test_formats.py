@@ -51,7 +51,7 @@ many = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCh
 every_format = pytest.mark.parametrize("name", list(FORMATS))
 
 USER = {"role": "user", "content": "Hi"}
-HI = (Message("user", "Hi"),)
+HI = (Message.of("user", "Hi"),)
 
 
 def parsed(name: str, body: dict[str, Any], **headers: str) -> ChatRequest:
@@ -98,7 +98,7 @@ class TestOpenAIRequests:
             dialect="openai",
             body=body,
             model="gpt-5",
-            messages=(Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "")),
+            messages=(Message.of("user", "Hi"), Message.of("assistant", "Hello"), Message.of("user", "")),
             system="Be brief.\n\nBe kind.",
             max_tokens=5,
             temperature=2.0,
@@ -215,7 +215,7 @@ class TestAnthropicRequests:
             body=body,
             headers={"anthropic-version": "2023-06-01", "anthropic-beta": "x"},
             model="claude-sonnet-4-5",
-            messages=(Message("user", "Hi"), Message("assistant", "Hello")),
+            messages=(Message.of("user", "Hi"), Message.of("assistant", "Hello")),
             system="Be brief.",
             max_tokens=5,
             temperature=1.0,
@@ -288,7 +288,7 @@ class TestNativeRequests:
         assert parsed(name, body) == ChatRequest(
             dialect="native",
             model="openai/gpt-5",
-            messages=(*HI, Message("assistant", "Hello")),
+            messages=(*HI, Message.of("assistant", "Hello")),
             system="Be brief.",
             max_tokens=5,
             temperature=0.0,

@@ -74,7 +74,7 @@ def relayed(wire: str, *chunks: bytes, error: ProviderError | None = None, **opt
 
 def sent(wire: str, *chunks: bytes, include_usage: bool) -> tuple[list[Event], bytes]:
     """The counted events of a body that came in these chunks, and what the service sends for it."""
-    request = ChatRequest(dialect="native", messages=(Message("user", "Hi there"),), include_usage=include_usage)
+    request = ChatRequest(dialect="native", messages=(Message.of("user", "Hi there"),), include_usage=include_usage)
     options = {"relay_usage": include_usage} if wire == OPENAI else {}
     reader = READERS[wire](OURS, relay=True, **options)
     books = Books(request, lambda: 0.0)

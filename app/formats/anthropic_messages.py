@@ -20,7 +20,9 @@ from ..events import (
     Finished,
     FinishReason,
     ReasoningDelta,
+    ReasoningEnded,
     Recovered,
+    Source,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -111,7 +113,7 @@ class AnthropicMessages:
             if message.role == "system":
                 foreign.append(f"{where}.role")
             else:
-                messages.append(Message(message.role, text))
+                messages.append(Message.of(message.role, text))
         return ChatRequest(
             dialect="anthropic",
             body=body,
@@ -260,6 +262,8 @@ class AnthropicMessagesEncoder(Encoder):
             case ReasoningDelta(text=text):
                 self._switch(_THINKING, out)
                 self._delta({"type": "thinking_delta", "thinking": text}, out)
+            case ReasoningEnded() | Source():
+                pass
             case Started():
                 usage = {"input_tokens": event.input_tokens, "output_tokens": 0}
                 out.append(_frame("message_start", {"message": {**_message(event, []), "usage": usage}}))

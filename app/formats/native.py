@@ -13,7 +13,18 @@ from typing import Annotated, Any, ClassVar, Literal
 import pydantic
 
 from ..errors import InvalidRequest, SluicewayError
-from ..events import TERMINAL, Event, Failed, Finished, Recovered, Started, ToolCallEnded
+from ..events import (
+    TERMINAL,
+    Event,
+    Failed,
+    Finished,
+    ReasoningEnded,
+    Recovered,
+    Source,
+    Started,
+    ToolCallEnded,
+    Usage,
+)
 from ..request import ChatRequest
 from .base import (
     DONE,
@@ -116,14 +127,21 @@ def plain(event: Event) -> Any:
             arguments = compact_json(text) or text  # a model can write invalid JSON; the client gets to see it
             return {"type": "tool_call", "call_id": call_id, "name": name, "arguments": arguments}
         case Finished(reason=reason, usage=usage, timings=timings):
-            counted = usage and {name: getattr(usage, name) for name in usage.__struct_fields__}
-            return {"type": "finish", "reason": reason, "usage": counted, "timings": timings}
+            return {"type": "finish", "reason": reason, "usage": usage and _counted(usage), "timings": timings}
+        case Usage():
+            return {"type": "usage", **_counted(event)}
+        case ReasoningEnded() | Source():
+            return None  # they have no name among the published events
         case Recovered(from_=from_, to=to, kept_chars=kept, exact=exact):
             return None if exact else {"type": "recovered", "from": from_, "to": to, "kept_chars": kept}
         case Failed(error=error):
             return {"type": "error", **error_object(error)}
         case _:
             return event  # its fields are the published ones
+
+
+def _counted(usage: Usage) -> dict[str, Any]:
+    return {name: getattr(usage, name) for name in ("input_tokens", "output_tokens", "source")}
 
 
 class NativeSSEEncoder(Encoder):

@@ -20,7 +20,9 @@ from ..events import (
     Finished,
     FinishReason,
     ReasoningDelta,
+    ReasoningEnded,
     Recovered,
+    Source,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -118,7 +120,7 @@ class OpenAIChat:
                 if messages:
                     foreign.append(f"{where}.role")
             elif message.role in ("user", "assistant"):
-                messages.append(Message("user" if message.role == "user" else "assistant", text))
+                messages.append(Message.of("user" if message.role == "user" else "assistant", text))
             else:
                 foreign.append(f"{where}.role")
         return ChatRequest(
@@ -200,10 +202,13 @@ class OpenAIChatEncoder(Encoder):
         out: list[bytes] = []
         for event in events:
             match event:
-                case TextDelta(text=text):
-                    out.append(self._before + b'{"content":' + json_bytes(text) + b"}" + self._after)
+                case TextDelta(text=text, refusal=refusal):
+                    name = b'{"refusal":' if refusal else b'{"content":'
+                    out.append(self._before + name + json_bytes(text) + b"}" + self._after)
                 case ReasoningDelta(text=text):
                     out.append(self._delta({"reasoning_content": text}))
+                case ReasoningEnded() | Source():
+                    pass
                 case Started():
                     self._begin(event.id, event.created, event.model)
                     out.append(self._delta({"role": "assistant", "content": ""}))

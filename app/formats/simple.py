@@ -38,7 +38,7 @@ def conversation(messages: list[ChatMessage]) -> tuple[str | None, tuple[Message
     rest: list[Message] = []
     for at, message in enumerate(messages):
         if message.role != "system":
-            rest.append(Message(message.role, message.content))
+            rest.append(Message.of(message.role, message.content))
         elif rest:
             raise InvalidRequest(f"messages[{at}]: a system message must come before the others", param="messages")
         else:
@@ -70,7 +70,7 @@ def spoken(asked: Asked, system: str | None, *ways: str) -> tuple[str | None, tu
             param=given[-1] if given else ways[0],
         )
     if asked.messages is None:
-        return system or None, (Message("user", asked.prompt or asked.message or ""),)
+        return system or None, (Message.of("user", asked.prompt or asked.message or ""),)
     lead, messages = conversation(asked.messages)
     if lead is not None and system is not None:
         raise InvalidRequest("give the system prompt as system or as a message, not both", param="system")
