@@ -45,7 +45,8 @@ FAILED = Failed(error=StreamBroken("x"))
 # One of each; the letters are those of `GRAMMAR`.
 EVENTS: dict[str, Event] = {
     "S": STARTED, "t": TEXT, "r": REASONING, "c": CALL, "d": DELTA, "e": ENDED, "R": RECOVERED,
-    "n": ReasoningEnded(signature="c2ln"), "s": Source(url="https://example.org"), "U": USAGE, "F": FINISHED, "X": FAILED,
+    "n": ReasoningEnded(signature="c2ln"), "s": Source(url="https://example.org"),
+    "U": USAGE, "F": FINISHED, "X": FAILED,
 }  # fmt: skip
 # The order as the docstring of `events` draws it.
 GRAMMAR = re.compile(r"S[trcdeRns]*U?[FX]|X")
