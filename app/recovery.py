@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .events import Event, Failed, ReasoningDelta, Recovered, Started, TextDelta, Usage
+from .events import Event, Failed, ReasoningDelta, ReasoningEnded, Recovered, Source, Started, TextDelta, Usage
 
 # A model that was to go on, and first repeats where it stood, repeats some words. Less is alike by chance.
 MIN_OVERLAP = 12
@@ -68,6 +68,8 @@ class Splice:
                     self._repeat(text, out)
             case ReasoningDelta(text=text):
                 self._think(text, out)
+            case ReasoningEnded() | Source():
+                pass  # of what was said already, or of nothing that was
             case Usage():
                 self._usage.append(event)
             case Failed():

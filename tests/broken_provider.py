@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from app import create_app
 from app.cancel import Cancel
@@ -41,6 +41,9 @@ class RaisingUpstream:
 
     def begin(self, until: float) -> bool:
         return True
+
+    def each(self, step: Callable[[], float], until: float) -> None:
+        pass
 
     def drain(self) -> None:
         pass

@@ -296,11 +296,11 @@ def test_an_unknown_field_is_answered_with_the_nearest(refused: Refused, path: s
 @pytest.mark.parametrize(
     ("path", "field", "value"),
     [
-        (CHAT, "tools", [{"type": "function", "function": {"name": "clock"}}]),
+        (CHAT, "tools[0]", [{"type": "custom", "custom": {"name": "clock"}}]),
         (CHAT, "logprobs", True),
         (CHAT, "response_format", {"type": "json_object"}),
-        (MESSAGES, "tools", [{"name": "clock", "input_schema": {}}]),
-        (MESSAGES, "thinking", {"type": "enabled", "budget_tokens": 1024}),
+        (MESSAGES, "tools[0]", [{"type": "web_search_20250305", "name": "web_search"}]),
+        (MESSAGES, "thinking", {"type": "enabled"}),
         (MESSAGES, "top_k", 5),
     ],
 )
@@ -308,7 +308,7 @@ def test_a_field_that_the_other_protocol_lacks_is_refused_by_name(
     refused: Refused, path: str, field: str, value: Any
 ) -> None:
     model = "anthropic/fake-n2" if path == CHAT else "openai/fake-n2"
-    said = refused(path, {"model": model, "messages": HI, field: value})
+    said = refused(path, {"model": model, "messages": HI, field.partition("[")[0]: value})
     assert said.message.startswith(f"{field} can't be sent to '{model}', which speaks another protocol")
 
 

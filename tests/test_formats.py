@@ -71,6 +71,9 @@ def written(name: str, *batches: list[Event], include_usage: bool = True) -> byt
     return b"".join(encoder.feed(batch) for batch in batches)
 
 
+IMAGE_IN_DETAIL = {"type": "image_url", "image_url": {"url": "x", "detail": "low"}}
+
+
 class TestOpenAIRequests:
     def test_the_least(self) -> None:
         body = {"messages": [USER]}
@@ -120,24 +123,33 @@ class TestOpenAIRequests:
     @pytest.mark.parametrize(
         ("fields", "foreign"),
         [
-            ({"seed": 1, "tools": [{"type": "function"}]}, ("seed", "tools")),
+            ({"seed": 1, "tools": [{"type": "function"}]}, ("seed", "tools[0]")),
             ({"seed": None, "tools": [], "metadata": {}}, ()),
-            ({"logprobs": False, "presence_penalty": 0}, ("logprobs", "presence_penalty")),
+            ({"logprobs": False, "presence_penalty": 0, "store": False, "service_tier": "auto"}, ()),
+            ({"logprobs": True, "presence_penalty": 0.5}, ("logprobs", "presence_penalty")),
+            ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, ("tools[0]",)),
+            ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, ("tool_choice",)),
+            ({"response_format": {"type": "json_object"}}, ("response_format",)),
+            ({"reasoning_effort": "ultra"}, ("reasoning_effort",)),
             ({"messages": [USER, {"role": "system", "content": "late"}]}, ("messages[1].role",)),
             (
-                {"messages": [USER, {"role": "tool", "tool_call_id": "A", "content": "4"}]},
-                ("messages[1].tool_call_id", "messages[1].role"),
+                {"messages": [USER, {"role": "function", "name": "f", "content": "4"}]},
+                ("messages[1].name", "messages[1].role"),
             ),
             ({"messages": [{**USER, "name": "bob"}]}, ("messages[0].name",)),
             (
                 {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "A"}]}]},
-                ("messages[1].tool_calls",),
+                ("messages[1].tool_calls[0]",),
             ),
             # As OpenAI's own message comes back from a client that appends it to the conversation.
             ({"messages": [{"role": "assistant", "content": "Hi", "refusal": None, "annotations": []}, USER]}, ()),
             (
-                {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+                {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "x"}}]}]},
                 ("messages[0].content[0]",),
+            ),
+            (
+                {"messages": [{"role": "user", "content": [IMAGE_IN_DETAIL]}]},
+                ("messages[0].content[0].image_url.detail",),
             ),
             (
                 {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": 1}]}]},
@@ -229,7 +241,11 @@ class TestAnthropicRequests:
         ("fields", "foreign"),
         [
             ({"thinking": {"type": "enabled"}, "tools": [], "metadata": None}, ("thinking",)),
-            ({"system": [{"type": "text", "text": "x", "cache_control": {"ttl": "1h"}}]}, ("system[0].cache_control",)),
+            ({"system": [{"type": "text", "text": "x", "cache_control": {"ttl": "1h"}}]}, ()),
+            ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, ("tools[0]",)),
+            ({"top_k": 5, "service_tier": "auto"}, ("top_k",)),
+            ({"messages": [{"role": "user", "content": [{"type": "document"}]}]}, ("messages[0].content[0]",)),
+            ({"messages": [{"role": "user", "content": [{"type": "tool_use"}]}]}, ("messages[0].content[0]",)),
             ({"system": [{"type": "image"}]}, ("system[0]",)),
             ({"messages": [USER, {"role": "system", "content": "late"}]}, ("messages[1].role",)),
             ({"messages": [{**USER, "name": "bob"}]}, ("messages[0].name",)),

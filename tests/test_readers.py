@@ -36,6 +36,8 @@ from app.events import (
     Finished,
     Order,
     ReasoningDelta,
+    ReasoningEnded,
+    Source,
     Started,
     State,
     TextDelta,
@@ -52,6 +54,7 @@ from app.testing.answers import CallArguments, CallStarted, Reasoning, Text
 from app.testing.behaviour import parse
 from app.testing.framing import Framer
 from app.testing.wires import WIRES, Call
+from app.testing.wires.anthropic import SIGNATURE
 
 RECORDED = Path(__file__).parent / "recorded"
 READERS = {"openai_chat": OpenAIChatReader, "anthropic_messages": AnthropicReader}
@@ -187,6 +190,8 @@ DIALECTS: dict[str, Seen] = {
     "anthropic_messages/thinking_tools": [
         Started(id="msg_01B", model="claude-opus-4-7", provider="p", created=7, input_tokens=472),
         *reasoning("Weather, so", " a tool."),
+        ReasoningEnded(signature="EqQBCgIYAhIM1gbcDa9GJwZA2b3h"),
+        ReasoningEnded(redacted="EmwKAhgBEgy3va3pzix"),
         *text("Let me look."),
         *begun("toolu_01T", "get_weather", '{"location":', ' "Zürich"}'),
         *ended("toolu_01T", "get_weather", '{"location": "Zürich"}'),
@@ -197,6 +202,7 @@ DIALECTS: dict[str, Seen] = {
     ],
     "anthropic_messages/web_search": [
         Started(id="msg_01C", model="claude-opus-4-7", provider="p", created=7, input_tokens=2679),
+        Source(url="https://example.com", title="Weather"),
         *text("It is sunny."),
         *usage(10682, 510),
         *stop(),
@@ -351,7 +357,27 @@ OPENAI: dict[str, tuple[bytes, Seen]] = {
         [C, *text("a\ufffdb"), *stop()],
     ),
     "an empty text is no event": (chunk({"content": ""}) + HI + STOP + DONE, hi(*stop())),
-    "a refusal is text": (chunk({"refusal": "I can't."}) + STOP + DONE, [C, *text("I can't."), *stop()]),
+    "a refusal is text": (
+        chunk({"refusal": "I can't."}) + STOP + DONE,
+        [C, TextDelta(text="I can't.", refusal=True), *stop()],
+    ),
+    "a source": (
+        HI
+        + chunk({"annotations": [{"type": "url_citation", "url_citation": {"url": "https://a.example", "title": "A"}}]})
+        + chunk({"annotations": [{"type": "file_citation"}, 5]})
+        + STOP
+        + DONE,
+        hi(Source(url="https://a.example", title="A"), *stop()),
+    ),
+    "a signed thought and one in cipher": (
+        chunk({"reasoning": "Hm", "reasoning_details": [{"type": "reasoning.text", "text": "Hm"}]})
+        + chunk({"reasoning_details": [{"type": "reasoning.text", "signature": "c2ln"}]})
+        + chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "eHl6"}, {"type": "odd"}, None]})
+        + chunk({"reasoning_details": "odd"})
+        + STOP
+        + DONE,
+        [C, *reasoning("Hm"), ReasoningEnded(signature="c2ln"), ReasoningEnded(redacted="eHl6"), *stop()],
+    ),
     "text and finish reason in one chunk": (chunk({"content": "Hi"}, "length") + DONE, hi(*stop("length"))),
     "text after the finish reason is none": (HI + STOP + HI + DONE, hi(*stop())),
     # Reasoning
@@ -1055,7 +1081,12 @@ def test_the_fake_providers_answers_come_through(path: str, manner: str, model: 
     seen = read("openai_chat" if "chat" in path else "anthropic_messages", *(unchunked(part) for part in sent))
 
     expected: list[Event] = []
+    thinks = False
     for delta in told.deltas:
+        if thinks and not isinstance(delta, Reasoning):
+            thinks = False
+            expected.append(ReasoningEnded(signature=SIGNATURE))
+        thinks = isinstance(delta, Reasoning) and path == "/v1/messages"
         match delta:
             case Reasoning(text=piece):
                 expected += reasoning(piece)
@@ -1068,7 +1099,9 @@ def test_the_fake_providers_answers_come_through(path: str, manner: str, model: 
     assert [event for event in seen[1:-2] if not isinstance(event, ToolCallEnded)] == expected
     ends = [event for event in seen if isinstance(event, ToolCallEnded)]
     assert ends == [end for made in told.tool_calls for end in ended(*made)]
-    assert seen[-2:] == usage(told.input_tokens, told.output_tokens) + stop(told.finish_reason)
+    thought = told.reasoning_tokens if "chat" in path else 0  # the other protocol does not say how many
+    counted = Usage(input_tokens=told.input_tokens, output_tokens=told.output_tokens, reasoning_tokens=thought)
+    assert seen[-2:] == [counted, *stop(told.finish_reason)]
 
 
 def unchunked(part: bytes) -> bytes:

@@ -8,12 +8,11 @@ reads it nowhere else), and there is no `[DONE]`. A failure is `event: error`, o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, assert_never
+from typing import Any, ClassVar, assert_never
 
 import msgspec
-import pydantic
 
-from ..errors import InvalidRequest, SluicewayError
+from ..errors import SluicewayError
 from ..events import (
     Event,
     Failed,
@@ -30,18 +29,16 @@ from ..events import (
     ToolCallStarted,
     Usage,
 )
-from ..request import ChatRequest, Message
+from ..request import ChatRequest
+from .anthropic_body import read_body
 from .base import (
     Encoder,
     HeaderLookup,
-    OpenBody,
     WholeAnswer,
     compact_json,
     data_frame,
-    foreign_fields,
     line_safe,
     provider_named,
-    validated,
 )
 
 STOP_REASONS: dict[FinishReason, str] = {
@@ -67,30 +64,6 @@ ERROR_TYPES = {
     "total_timeout": "timeout_error",
 }
 
-# The protocol's own headers go along with its body to a provider that speaks it.
-HEADERS = ("anthropic-version", "anthropic-beta")
-
-
-class Block(OpenBody):
-    type: str
-    text: str | None = None
-
-
-class MessageParam(OpenBody):
-    role: Literal["user", "assistant", "system"]
-    content: str | list[Block]
-
-
-class MessagesBody(OpenBody):
-    messages: Annotated[list[MessageParam], pydantic.Field(min_length=1)]
-    model: Annotated[str, pydantic.Field(min_length=1)] | None = None
-    max_tokens: Annotated[int, pydantic.Field(ge=1)] | None = None
-    system: str | list[Block] | None = None
-    temperature: Annotated[float, pydantic.Field(ge=0, le=1)] | None = None
-    top_p: Annotated[float, pydantic.Field(ge=0, le=1)] | None = None
-    stop_sequences: list[str] | None = None
-    stream: bool | None = None
-
 
 class AnthropicMessages:
     name: ClassVar[str] = "anthropic_messages"
@@ -98,37 +71,7 @@ class AnthropicMessages:
     tells_recovery: ClassVar[bool] = False
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
-        asked = validated(MessagesBody, body)
-        own = {name: value for name in HEADERS if (value := headers.get(name)) is not None}
-        for name, value in own.items():
-            if not value.isascii():
-                raise InvalidRequest(f"the header {name} should be ASCII", param=name)
-        foreign = foreign_fields(asked.model_extra)
-        system = _text(asked.system, "system", foreign)
-        messages: list[Message] = []
-        for at, message in enumerate(asked.messages):
-            where = f"messages[{at}]"
-            foreign += foreign_fields(message.model_extra, f"{where}.")
-            text = _text(message.content, f"{where}.content", foreign)
-            if message.role == "system":
-                foreign.append(f"{where}.role")
-            else:
-                messages.append(Message.of(message.role, text))
-        return ChatRequest(
-            dialect="anthropic",
-            body=body,
-            headers=own,
-            messages=tuple(messages),
-            system=system or None,
-            model=asked.model,
-            max_tokens=asked.max_tokens,
-            temperature=asked.temperature,
-            top_p=asked.top_p,
-            stop=tuple(asked.stop_sequences or ()),
-            stream=bool(asked.stream),
-            include_usage=True,
-            foreign=tuple(foreign),
-        )
+        return read_body(body, headers)
 
     def encoder(self, request: ChatRequest) -> Encoder:
         return AnthropicMessagesEncoder()
@@ -136,8 +79,11 @@ class AnthropicMessages:
     def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
         start, finish = answer.known()
         content: list[dict[str, Any]] = []
-        if answer.reasoning:
-            content.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
+        for thought in answer.thoughts:
+            if thought.redacted:
+                content.append({"type": "redacted_thinking", "data": thought.redacted})
+            else:
+                content.append({"type": "thinking", "thinking": thought.text, "signature": thought.signature})
         if answer.text or not answer.calls:
             content.append({"type": "text", "text": answer.text})
         content += [
@@ -148,16 +94,6 @@ class AnthropicMessages:
 
     def error(self, error: SluicewayError) -> Any:
         return error_object(error)
-
-
-def _text(content: str | list[Block] | None, where: str, foreign: list[str]) -> str:
-    """The text of a content; blocks that are not text, and what is said beside the text, go on the `foreign` list."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    for at, block in enumerate(content):
-        here = f"{where}[{at}]"
-        foreign += foreign_fields(block.model_extra, f"{here}.") if block.type == "text" else [here]
-    return "".join(block.text or "" for block in content)
 
 
 def _arguments(text: str) -> Any:
@@ -184,7 +120,15 @@ def _stop(finish: Finished) -> dict[str, str | None]:
 
 
 def usage_object(usage: Usage) -> dict[str, int]:
-    return {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+    """In this protocol what is read from the cache or written to it is no part of `input_tokens`."""
+    counted = {
+        "input_tokens": usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens,
+        "output_tokens": usage.output_tokens,
+    }
+    if usage.cached_tokens or usage.cache_write_tokens:
+        counted["cache_read_input_tokens"] = usage.cached_tokens
+        counted["cache_creation_input_tokens"] = usage.cache_write_tokens
+    return counted
 
 
 def error_object(error: SluicewayError) -> dict[str, Any]:
@@ -262,8 +206,16 @@ class AnthropicMessagesEncoder(Encoder):
             case ReasoningDelta(text=text):
                 self._switch(_THINKING, out)
                 self._delta({"type": "thinking_delta", "thinking": text}, out)
-            case ReasoningEnded() | Source():
-                pass
+            case ReasoningEnded(redacted=redacted) if redacted:
+                self._close(out)
+                self._switch({"type": "redacted_thinking", "data": redacted}, out)
+                self._close(out)
+            case ReasoningEnded(signature=signature):
+                self._switch(_THINKING, out)
+                self._delta({"type": "signature_delta", "signature": signature}, out)
+                self._close(out)
+            case Source():
+                pass  # a citation here names a place in the text, which nobody else's sources have
             case Started():
                 usage = {"input_tokens": event.input_tokens, "output_tokens": 0}
                 out.append(_frame("message_start", {"message": {**_message(event, []), "usage": usage}}))

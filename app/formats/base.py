@@ -6,6 +6,7 @@ lists of events and gives bytes; it reads no clock and draws no ids, so the same
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -19,14 +20,16 @@ from ..events import (
     Finished,
     IllegalOrder,
     ReasoningDelta,
+    ReasoningEnded,
     Recovered,
+    Source,
     Started,
     TextDelta,
     ToolCallEnded,
     Usage,
 )
 from ..registry import nearest
-from ..request import ChatRequest
+from ..request import ChatRequest, Image, Reasoning
 
 
 class Encoder(Protocol):
@@ -79,8 +82,12 @@ class WholeAnswer:
         self.finish: Finished | None = None
         self.usage = Usage(input_tokens=0, output_tokens=0, source="estimated")
         self.calls: list[ToolCallEnded] = []
+        self.sources: list[Source] = []
+        self.refused = False  # the text is a refusal
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self._thoughts: list[Reasoning] = []
+        self._thought: list[str] = []  # the one that is not ended
 
     @property
     def text(self) -> str:
@@ -90,13 +97,26 @@ class WholeAnswer:
     def reasoning(self) -> str:
         return "".join(self._reasoning)
 
+    @property
+    def thoughts(self) -> list[Reasoning]:
+        """The reasoning as the model has to be shown it again in the next turn."""
+        rest = [Reasoning(text="".join(self._thought))] if self._thought else []
+        return self._thoughts + rest
+
     def feed(self, events: Iterable[Event]) -> None:
         for event in events:
             match event:
-                case TextDelta(text=text):
+                case TextDelta(text=text, refusal=refusal):
                     self._text.append(text)
+                    self.refused = self.refused or refusal
                 case ReasoningDelta(text=text):
                     self._reasoning.append(text)
+                    self._thought.append(text)
+                case ReasoningEnded(signature=signature, redacted=redacted):
+                    self._thoughts.append(Reasoning("".join(self._thought), signature, redacted))
+                    self._thought.clear()
+                case Source():
+                    self.sources.append(event)
                 case Started():
                     self.start = event
                 case ToolCallEnded():
@@ -181,16 +201,32 @@ def _field(loc: tuple[int | str, ...]) -> str:
 
 
 # What pydantic puts into a location for the branch of a union it tried.
-_BRANCHES = frozenset({"str", "int", "float", "bool", "list", "dict", "none", "Part", "TextPart", "Block"})
+_BRANCHES = frozenset({"str", "int", "float", "bool", "list", "dict", "none", "ContentPart", "NamedTool", "Block"})
 
 
-def foreign_fields(extra: Mapping[str, Any] | None, where: str = "") -> list[str]:
+def foreign_fields(
+    extra: Mapping[str, Any] | None, where: str = "", *, neutral: Mapping[str, tuple[Any, ...]] = {}
+) -> list[str]:
     """The paths of the fields (pydantic's `model_extra`) that only the client's protocol knows.
 
     Null and an empty list or object are no obstacle to another one: clients send a message back as they got it, and
-    OpenAI's own have `annotations: []`.
+    OpenAI's own have `annotations: []`. Nor is what asks for nothing, in its protocol's own table (`neutral`).
     """
-    return [f"{where}{name}" for name, value in (extra or {}).items() if value not in (None, [], {})]
+    return [
+        f"{where}{name}"
+        for name, value in (extra or {}).items()
+        if value not in (None, [], {}) and value not in neutral.get(name, ())
+    ]
+
+
+_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,")
+
+
+def image_at(url: str) -> Image:
+    """An image by its URL, or in it: `data:image/png;base64,...`."""
+    if (inside := _DATA_URL.match(url)) is not None:
+        return Image(media_type=inside[1], data=url[inside.end() :])
+    return Image(url=url)
 
 
 _encode = msgspec.json.Encoder().encode

@@ -9,11 +9,9 @@ every client raises; `id:` lines, named events and anything after the error woul
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, assert_never
+from typing import Any, ClassVar, assert_never
 
-import pydantic
-
-from ..errors import InvalidRequest, SluicewayError
+from ..errors import SluicewayError
 from ..events import (
     Event,
     Failed,
@@ -30,20 +28,18 @@ from ..events import (
     ToolCallStarted,
     Usage,
 )
-from ..request import ChatRequest, Message
+from ..request import ChatRequest, Reasoning
 from .base import (
     DONE,
     Encoder,
     HeaderLookup,
-    OpenBody,
     WholeAnswer,
     data_frame,
-    foreign_fields,
     json_bytes,
     line_safe,
     provider_named,
-    validated,
 )
+from .openai_chat_body import read_body
 
 # An answer that was stopped on purpose has no word of its own in this protocol.
 FINISH_REASONS: dict[FinishReason, str] = {
@@ -62,96 +58,33 @@ ERROR_TYPES = {
 }
 
 
-class Part(OpenBody):
-    type: str
-    text: str | None = None
-
-
-class ChatCompletionMessage(OpenBody):
-    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _content_where_needed(self) -> ChatCompletionMessage:
-        if self.content is None and self.role not in ("assistant", "function"):
-            raise ValueError(f"a {self.role} message needs content")
-        return self
-
-
-class StreamOptions(OpenBody):
-    include_usage: bool | None = None
-
-
-class ChatCompletionBody(OpenBody):
-    messages: Annotated[list[ChatCompletionMessage], pydantic.Field(min_length=1)]
-    model: Annotated[str, pydantic.Field(min_length=1)] | None = None
-    max_tokens: Annotated[int, pydantic.Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, pydantic.Field(ge=1)] | None = None
-    temperature: Annotated[float, pydantic.Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, pydantic.Field(ge=0, le=1)] | None = None
-    stop: str | list[str] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, pydantic.Field(ge=1)] | None = None
-
-
 class OpenAIChat:
     name: ClassVar[str] = "openai_chat"
     mimetype: ClassVar[str] = "text/event-stream"
     tells_recovery: ClassVar[bool] = False
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
-        asked = validated(ChatCompletionBody, body)
-        if asked.n is not None and asked.n > 1:
-            raise InvalidRequest("n: only one choice is answered; send the request again for another", param="n")
-        systems: list[str] = []
-        messages: list[Message] = []
-        foreign = foreign_fields(asked.model_extra)
-        for at, message in enumerate(asked.messages):
-            where = f"messages[{at}]"
-            foreign += foreign_fields(message.model_extra, f"{where}.")
-            parts = [Part(type="text", text=message.content)] if isinstance(message.content, str) else message.content
-            for n, part in enumerate(parts or ()):
-                here = f"{where}.content[{n}]"
-                foreign += foreign_fields(part.model_extra, f"{here}.") if part.type == "text" else [here]
-            text = "".join(part.text or "" for part in parts or ())
-            if message.role in ("system", "developer"):
-                systems.append(text)
-                if messages:
-                    foreign.append(f"{where}.role")
-            elif message.role in ("user", "assistant"):
-                messages.append(Message.of("user" if message.role == "user" else "assistant", text))
-            else:
-                foreign.append(f"{where}.role")
-        return ChatRequest(
-            dialect="openai",
-            body=body,
-            messages=tuple(messages),
-            system="\n\n".join(systems) or None,
-            model=asked.model,
-            max_tokens=asked.max_completion_tokens or asked.max_tokens,
-            temperature=asked.temperature,
-            top_p=asked.top_p,
-            stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
-            stream=bool(asked.stream),
-            include_usage=bool(asked.stream_options and asked.stream_options.include_usage),
-            foreign=tuple(foreign),
-        )
+        return read_body(body)
 
     def encoder(self, request: ChatRequest) -> Encoder:
         return OpenAIChatEncoder(include_usage=request.include_usage)
 
     def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
         start, finish = answer.known()
-        message: dict[str, Any] = {"role": "assistant", "content": answer.text or None, "refusal": None}
+        said, refusal = (None, answer.text) if answer.refused else (answer.text or None, None)
+        message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": refusal}
         if answer.reasoning:
             message["reasoning_content"] = answer.reasoning
+        if details := [_detail(thought) for thought in answer.thoughts if thought.signature or thought.redacted]:
+            message["reasoning_details"] = details
+        if answer.sources:
+            message["annotations"] = [_annotation(source) for source in answer.sources]
         if answer.calls:
             message["tool_calls"] = [
                 {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                 for call in answer.calls
             ]
-        elif message["content"] is None:
+        elif said is None and refusal is None:
             message["content"] = ""
         return {
             "id": start.id,
@@ -168,12 +101,29 @@ class OpenAIChat:
         return {"error": error_object(error)}
 
 
-def usage_object(usage: Usage) -> dict[str, int]:
-    return {
+def _detail(thought: Reasoning) -> dict[str, str]:
+    """A thought that has to come back with the next turn. The protocol has no place for one; this is OpenRouter's."""
+    if thought.redacted:
+        return {"type": "reasoning.encrypted", "data": thought.redacted}
+    return {"type": "reasoning.text", "text": thought.text, "signature": thought.signature}
+
+
+def _annotation(source: Source) -> dict[str, Any]:
+    return {"type": "url_citation", "url_citation": {"url": source.url, "title": source.title}}
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Details only where there are any."""
+    counted: dict[str, Any] = {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.input_tokens + usage.output_tokens,
     }
+    if usage.cached_tokens:
+        counted["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    if usage.reasoning_tokens:
+        counted["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    return counted
 
 
 def error_object(error: SluicewayError) -> dict[str, Any]:
@@ -197,6 +147,7 @@ class OpenAIChatEncoder(Encoder):
             b',"logprobs":null,"finish_reason":null}]' + (b',"usage":null' if include_usage else b"") + b"}\n\n"
         )
         self._calls: dict[str, int] = {}
+        self._thought: list[str] = []
 
     def feed(self, events: list[Event]) -> bytes:
         out: list[bytes] = []
@@ -206,9 +157,14 @@ class OpenAIChatEncoder(Encoder):
                     name = b'{"refusal":' if refusal else b'{"content":'
                     out.append(self._before + name + json_bytes(text) + b"}" + self._after)
                 case ReasoningDelta(text=text):
+                    self._thought.append(text)
                     out.append(self._delta({"reasoning_content": text}))
-                case ReasoningEnded() | Source():
-                    pass
+                case ReasoningEnded(signature=signature, redacted=redacted):
+                    thought = Reasoning("".join(self._thought), signature, redacted)
+                    self._thought.clear()
+                    out.append(self._delta({"reasoning_details": [_detail(thought)]}))
+                case Source():
+                    out.append(self._delta({"annotations": [_annotation(event)]}))
                 case Started():
                     self._begin(event.id, event.created, event.model)
                     out.append(self._delta({"role": "assistant", "content": ""}))

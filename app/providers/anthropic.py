@@ -20,11 +20,12 @@ from ..request import ChatRequest, with_prefill
 from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
+from . import anthropic_payload
+from .anthropic_payload import DEFAULT_MAX_TOKENS
 from .anthropic_reader import AnthropicReader
 from .base import Upstream, refuse_foreign
 from .prepared import Prepared
 
-DEFAULT_MAX_TOKENS = 4096
 SAMPLING = ("temperature", "top_p", "top_k")
 LAST_VERSION_WITH_SAMPLING = "2023-06-01"
 
@@ -86,21 +87,13 @@ class Anthropic:
         self._client.close()
 
     def payload(self, request: ChatRequest, target: Target) -> dict[str, Any]:
-        """The body to send: the client's own where it speaks this protocol, otherwise the common part of it."""
+        """The body to send: the client's own where it speaks this protocol, otherwise what all know of it."""
         if request.dialect == "anthropic":
             body = {**request.body, "messages": with_prefill(request.body["messages"], request.prefill)}
         else:
             refuse_foreign(request, target)
-            messages = [{"role": message.role, "content": message.text} for message in request.messages]
-            common = {
-                "system": request.system,
-                "messages": with_prefill(messages, request.prefill),
-                "max_tokens": request.max_tokens,
-                "temperature": request.temperature,
-                "top_p": request.top_p,
-                "stop_sequences": list(request.stop) or None,
-            }
-            body = {name: value for name, value in common.items() if value is not None}
+            body = anthropic_payload.payload(request)
+            body["messages"] = with_prefill(body["messages"], request.prefill)
         return {
             **body,
             "max_tokens": body.get("max_tokens") or DEFAULT_MAX_TOKENS,

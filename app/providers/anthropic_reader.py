@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ..errors import StreamBroken
-from ..events import Event, Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
+from ..events import Event, Finished, FinishReason, ReasoningDelta, ReasoningEnded, Source, Started, TextDelta, Usage
 from .frame_reader import FrameReader, OpenCall
 from .sse import Frame
 
@@ -31,8 +31,12 @@ STOP_REASONS: dict[str, FinishReason] = {
 
 
 class _Usage(msgspec.Struct, gc=False):
+    """`input_tokens` are without those that were read from the cache or written to it."""
+
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -45,6 +49,7 @@ class _Block(msgspec.Struct, gc=False):
     type: str | None = None
     text: str | None = None
     thinking: str | None = None
+    data: Any = None
     id: str | None = None
     name: str | None = None
     input: Any = None
@@ -54,6 +59,8 @@ class _Delta(msgspec.Struct, gc=False):
     type: str | None = None
     text: str | None = None
     thinking: str | None = None
+    signature: str | None = None
+    citation: Any = None
     partial_json: str | None = None
     stop_reason: str | None = None
     stop_sequence: str | None = None
@@ -99,6 +106,9 @@ class AnthropicReader(FrameReader):
         self._stop_sequence: str | None = None
         self._input_tokens: int | None = None
         self._output_tokens: int | None = None
+        self._cached_tokens = 0
+        self._cache_write_tokens = 0
+        self._signatures: dict[int, str] = {}  # of the open thinking blocks that have one, by index
         self._blocks: dict[int, OpenCall] = {}  # the tool calls among the open blocks, by index
 
     def _read_plain(self, datas: list[_Data], events: list[Event]) -> int:
@@ -144,6 +154,8 @@ class AnthropicReader(FrameReader):
         elif data.type == "content_block_stop":
             if call := self._blocks.pop(index, None):
                 self._end_call(call, events)
+            elif signature := self._signatures.pop(index, ""):
+                events.append(ReasoningEnded(signature=signature))
         elif data.type == "message_delta":
             self._count(data.usage)
             if data.delta is not None and data.delta.stop_reason:
@@ -164,13 +176,14 @@ class AnthropicReader(FrameReader):
         self._start = None
         if message.usage is not None:
             self._input_tokens = message.usage.input_tokens
+            self._count_cached(message.usage)
         events.append(
             Started(
                 id=message.id or start.id,
                 model=message.model or start.model,
                 provider=start.provider,
                 created=start.created,
-                input_tokens=self._input_tokens or 0,
+                input_tokens=self._all_input(),
             )
         )
 
@@ -178,12 +191,24 @@ class AnthropicReader(FrameReader):
         if usage is not None:
             self._input_tokens = self._input_tokens if usage.input_tokens is None else usage.input_tokens
             self._output_tokens = self._output_tokens if usage.output_tokens is None else usage.output_tokens
+            self._count_cached(usage)
+
+    def _count_cached(self, usage: _Usage) -> None:
+        if usage.cache_read_input_tokens is not None:
+            self._cached_tokens = usage.cache_read_input_tokens
+        if usage.cache_creation_input_tokens is not None:
+            self._cache_write_tokens = usage.cache_creation_input_tokens
+
+    def _all_input(self) -> int:
+        return (self._input_tokens or 0) + self._cached_tokens + self._cache_write_tokens
 
     def _open_block(self, index: int, block: _Block, events: list[Event]) -> None:
         if block.type == "text" and block.text:
             events.append(TextDelta(text=block.text))
         elif block.type == "thinking" and block.thinking:
             events.append(ReasoningDelta(text=block.thinking))
+        elif block.type == "redacted_thinking" and isinstance(block.data, str) and block.data:
+            events.append(ReasoningEnded(redacted=block.data))
         elif block.type not in _READ:
             self.opaque = True
         elif block.type == "tool_use":
@@ -200,13 +225,26 @@ class AnthropicReader(FrameReader):
             events.append(TextDelta(text=delta.text))
         elif delta.type == "thinking_delta" and delta.thinking:
             events.append(ReasoningDelta(text=delta.thinking))
+        elif delta.type == "signature_delta" and delta.signature:
+            self._signatures[index] = self._signatures.get(index, "") + delta.signature
+        elif delta.type == "citations_delta":
+            match delta.citation:
+                case {"url": str(url), **rest}:
+                    events.append(Source(url=url, title=str(rest.get("title") or "")))
+                case _:
+                    pass  # of a document that the client has sent
         elif delta.type == "input_json_delta" and delta.partial_json and (call := self._blocks.get(index)):
             events.append(call.add(delta.partial_json))
 
     def _counted(self) -> Usage | None:
         if self._output_tokens is None:
             return None
-        return Usage(input_tokens=self._input_tokens or 0, output_tokens=self._output_tokens)
+        return Usage(
+            input_tokens=self._all_input(),
+            output_tokens=self._output_tokens,
+            cached_tokens=self._cached_tokens,
+            cache_write_tokens=self._cache_write_tokens,
+        )
 
     def _finished(self) -> Finished:
         return Finished(reason=self._reason, stop_sequence=self._stop_sequence)

@@ -21,6 +21,7 @@ from ..request import ChatRequest, with_prefill
 from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
+from . import openai_chat_payload
 from .base import Upstream, refuse_foreign
 from .openai_chat_reader import OpenAIChatReader
 from .prepared import Prepared
@@ -90,21 +91,13 @@ class OpenAI:
         self._client.close()
 
     def payload(self, request: ChatRequest, target: Target) -> dict[str, Any]:
-        """The body to send: the client's own where it speaks this protocol, otherwise the common part of it."""
+        """The body to send: the client's own where it speaks this protocol, otherwise what all know of it."""
         if request.dialect == "openai":
             body = {**request.body, "messages": with_prefill(request.body["messages"], request.prefill)}
         else:
             refuse_foreign(request, target)
-            messages = [{"role": "system", "content": request.system}] if request.system else []
-            messages += [{"role": message.role, "content": message.text} for message in request.messages]
-            common = {
-                "messages": with_prefill(messages, request.prefill),
-                self._max_tokens_field: request.max_tokens,
-                "temperature": request.temperature,
-                "top_p": request.top_p,
-                "stop": list(request.stop) or None,
-            }
-            body = {name: value for name, value in common.items() if value is not None}
+            body = openai_chat_payload.payload(request, self._max_tokens_field)
+            body["messages"] = with_prefill(body["messages"], request.prefill)
         # Usage is always asked for: our own books need it; whether the client sees it is its format's business.
         options = {**(body.get("stream_options") or {}), "include_usage": True}
         return {**body, "model": target.model, "stream": True, "stream_options": options}

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from ..errors import StreamBroken
-from ..events import Event, Finished, FinishReason, ReasoningDelta, Started, TextDelta, Usage
+from ..events import Event, Finished, FinishReason, ReasoningDelta, ReasoningEnded, Source, Started, TextDelta, Usage
 from .frame_reader import FrameReader, OpenCall, decodable
 from .sse import Frame
 
@@ -57,6 +57,8 @@ class _Delta(msgspec.Struct, gc=False):
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_details: Any = None  # OpenRouter's: what is signed, or only for the provider
+    annotations: Any = None
     tool_calls: list[_ToolCall] | None = None
     function_call: Any = None  # what tool calls were before 2023-11; a client that asks so is relayed to
 
@@ -67,9 +69,19 @@ class _Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
+class _InputDetails(msgspec.Struct, gc=False):
+    cached_tokens: int | float | None = None
+
+
+class _OutputDetails(msgspec.Struct, gc=False):
+    reasoning_tokens: int | float | None = None
+
+
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | float | None = None
     completion_tokens: int | float | None = None
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -153,7 +165,7 @@ class OpenAIChatReader(FrameReader):
             delta = choice.delta
             if choice.finish_reason or choice.index or delta is None:
                 return at
-            if delta.tool_calls or delta.refusal or delta.function_call:
+            if delta.tool_calls or delta.refusal or delta.function_call or delta.reasoning_details or delta.annotations:
                 return at
             text = delta.content
             if text is not None and type(text) is not str:
@@ -182,8 +194,13 @@ class OpenAIChatReader(FrameReader):
         if self._start is not None and (chunk.choices or chunk.id):
             self._open(chunk, self._start, events)
         if chunk.usage is not None and chunk.usage.completion_tokens is not None:
+            read = chunk.usage.prompt_tokens_details or _InputDetails()
+            written = chunk.usage.completion_tokens_details or _OutputDetails()
             self._usage = Usage(
-                input_tokens=int(chunk.usage.prompt_tokens or 0), output_tokens=int(chunk.usage.completion_tokens)
+                input_tokens=int(chunk.usage.prompt_tokens or 0),
+                output_tokens=int(chunk.usage.completion_tokens),
+                cached_tokens=int(read.cached_tokens or 0),
+                reasoning_tokens=int(written.reasoning_tokens or 0),
             )
         for choice in chunk.choices or ():
             if not choice.index and not self._ended:  # we never ask for a second choice; 0 and absent are the first
@@ -227,12 +244,16 @@ class OpenAIChatReader(FrameReader):
             self.opaque = self.opaque or bool(delta.function_call)
             if reasoning := delta.reasoning_content or delta.reasoning:
                 events.append(ReasoningDelta(text=reasoning))
+            if delta.reasoning_details:
+                self._read_details(delta.reasoning_details, events)
             if isinstance(delta.content, list):
                 self._read_parts(delta.content, events)
             elif text := delta.content or delta.refusal:
-                events.append(TextDelta(text=text))
+                events.append(TextDelta(text=text, refusal=not delta.content))
             for call in delta.tool_calls or ():
                 self._read_call(call, events)
+            if delta.annotations:
+                self._read_annotations(delta.annotations, events)
         if choice.finish_reason in BROKEN_OFF:
             broken = f"the provider broke the answer off ({choice.finish_reason}); try again"
             self._settle(StreamBroken(broken), events)
@@ -247,6 +268,26 @@ class OpenAIChatReader(FrameReader):
                 events.append(ReasoningDelta(text=thought))
             if part.text:
                 events.append(TextDelta(text=part.text))
+
+    @staticmethod
+    def _read_details(details: Any, events: list[Event]) -> None:
+        for detail in details if isinstance(details, list) else ():
+            match detail:
+                case {"type": "reasoning.encrypted", "data": str(data)}:
+                    events.append(ReasoningEnded(redacted=data))
+                case {"type": "reasoning.text", "signature": str(signature)} if signature:
+                    events.append(ReasoningEnded(signature=signature))
+                case _:
+                    pass  # its text stands in `reasoning` as well
+
+    @staticmethod
+    def _read_annotations(annotations: Any, events: list[Event]) -> None:
+        for annotation in annotations if isinstance(annotations, list) else ():
+            match annotation:
+                case {"type": "url_citation", "url_citation": {"url": str(url), **rest}}:
+                    events.append(Source(url=url, title=str(rest.get("title") or "")))
+                case _:
+                    pass
 
     def _read_call(self, said: _ToolCall, events: list[Event]) -> None:
         function = said.function or _Function()

@@ -23,7 +23,7 @@ _ERRORS = {  # status -> (type, message)
     529: ("overloaded_error", "Overloaded"),
 }
 _STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
-_SIGNATURE = "EuYBCkQYAiJAfakeSluicewaySignature=="
+SIGNATURE = "EuYBCkQYAiJAfakeSluicewaySignature=="
 
 
 def request_id(call_id: str) -> tuple[str, str]:
@@ -81,7 +81,7 @@ def frames(call: Call, answer: Answer) -> Iterator[Frame]:
 def whole(call: Call, answer: Answer) -> Json:
     content: list[Json] = []
     if answer.reasoning:
-        content.append({"type": "thinking", "thinking": answer.reasoning, "signature": _SIGNATURE})
+        content.append({"type": "thinking", "thinking": answer.reasoning, "signature": SIGNATURE})
     if answer.text:
         content.append({"type": "text", "text": answer.text})
     for tool_call in answer.tool_calls:
@@ -142,7 +142,7 @@ def _block(delta: Reasoning | Text | CallStarted | CallArguments) -> tuple[str, 
 
 def _block_end(index: int, block: str) -> Iterator[Frame]:
     if block == "thinking":
-        signature = {"type": "signature_delta", "signature": _SIGNATURE}
+        signature = {"type": "signature_delta", "signature": SIGNATURE}
         yield _event("content_block_delta", {"index": index, "delta": signature})
     yield _event("content_block_stop", {"index": index})
 
