@@ -32,7 +32,7 @@ run: setup ## serve on http://127.0.0.1:8000 (GUNICORN_CMD_ARGS overrides, the a
 
 test: lint ## everything: lint, types, all tests, with real nginx and Chromium
 	.ci/system-packages
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: lint ## what a commit must pass, in under a minute: lint, types, the house rules
 	$(BIN)/python -m pytest tests/test_house.py
