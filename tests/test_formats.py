@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from app import errors
 from app.errors import InvalidRequest, MethodNotAllowed, ProviderOverloaded, RateLimited, SluicewayError
@@ -27,6 +28,8 @@ from app.events import (
     IllegalOrder,
     Order,
     ReasoningDelta,
+    ReasoningEnded,
+    Source,
     Started,
     TextDelta,
     Timings,
@@ -459,6 +462,9 @@ texts = st.text(min_size=1, max_size=12) | st.sampled_from(
 tokens = st.integers(0, 10**6)
 
 
+RARE = ("refusal", "signed", "redacted", "source")
+
+
 @st.composite
 def answers(draw: st.DrawFn) -> list[Event]:
     ids = st.lists(texts | st.sampled_from(["text", "thinking", "call_0"]), unique=True, max_size=4)
@@ -476,12 +482,20 @@ def answers(draw: st.DrawFn) -> list[Event]:
         yield ToolCallEnded(call_id=call_id, name=names[call_id], arguments="".join(fragments.pop(call_id)))
 
     for step in draw(
-        st.lists(st.sampled_from(["text", "reasoning", "begin", "fragment", "fragment", "end"]), max_size=20)
+        st.lists(st.sampled_from(["text", "reasoning", "begin", "fragment", "fragment", "end", *RARE]), max_size=20)
     ):
         if step == "text":
             events.append(TextDelta(text=draw(texts)))
         elif step == "reasoning":
             events.append(ReasoningDelta(text=draw(texts)))
+        elif step == "refusal":
+            events.append(TextDelta(text=draw(texts), refusal=True))
+        elif step == "signed":
+            events.append(ReasoningEnded(signature=draw(texts)))
+        elif step == "redacted":
+            events.append(ReasoningEnded(redacted=draw(texts)))
+        elif step == "source":
+            events.append(Source(url=draw(texts), title=draw(st.just("") | texts)))
         elif step == "begin" and to_begin:
             call_id = to_begin.pop()
             fragments[call_id] = []
@@ -494,7 +508,14 @@ def answers(draw: st.DrawFn) -> list[Event]:
             events += end(draw(st.sampled_from(sorted(fragments))))
     for call_id in sorted(fragments):
         events += end(call_id)
-    usage = Usage(input_tokens=draw(tokens), output_tokens=draw(tokens))
+    cached, written, thought = draw(tokens), draw(tokens), draw(tokens)
+    usage = Usage(
+        input_tokens=draw(tokens) + cached + written,
+        output_tokens=draw(tokens) + thought,
+        cached_tokens=cached,
+        cache_write_tokens=written,
+        reasoning_tokens=thought,
+    )
     reason: FinishReason = draw(st.sampled_from(["stop", "length", "tool_calls", "content_filter", "cancelled"]))
     timings = Timings(ttft_s=draw(st.none() | st.floats(0, 9)), duration_s=draw(st.floats(0, 9)))
     sequence = draw(st.none() | texts) if reason == "stop" else None
@@ -559,7 +580,8 @@ def test_frames_that_no_client_stumbles_over(name: str, events: list[Event]) -> 
 @given(endings())
 def test_ndjson_is_one_object_a_line_numbered_from_1(events: list[Event]) -> None:
     lines = written("ndjson", events).decode().splitlines()
-    assert [json.loads(line)["event_id"] for line in lines] == list(range(1, len(events) + 1))
+    said = [event for event in events if not isinstance(event, ReasoningEnded | Source)]
+    assert [json.loads(line)["event_id"] for line in lines] == list(range(1, len(said) + 1))
 
 
 @many
@@ -588,7 +610,9 @@ def test_what_is_written_for_openai_is_read_back(events: list[Event]) -> None:
     told, body = folded(events), written("openai_chat", events)
     reader = OpenAIChatReader(Started(id="ours", model="ours", provider="p", created=7))
     read = folded(reader.feed(body) + reader.finish())
-    assert (read.text, read.reasoning, calls(read), read.usage) == (told.text, told.reasoning, calls(told), told.usage)
+    assert (read.text, read.reasoning, calls(read)) == (told.text, told.reasoning, calls(told))
+    assert (read.thoughts, read.sources, read.refused) == (told.thoughts, told.sources, told.refused)
+    assert read.usage == replace(told.usage, cache_write_tokens=0)  # of which this protocol does not speak
     assert read.start == told.start
     assert told.finish is not None
     # This protocol has no word for `cancelled`, and a provider's `stop` after a call is read as `tool_calls`.
@@ -602,7 +626,9 @@ def test_what_is_written_for_anthropic_is_read_back(events: list[Event]) -> None
     told, body = folded(events), written("anthropic_messages", events)
     reader = AnthropicReader(Started(id="ours", model="ours", provider="p", created=7))
     read = folded(reader.feed(body) + reader.finish())
-    assert (read.text, read.reasoning, calls(read), read.usage) == (told.text, told.reasoning, calls(told), told.usage)
+    assert (read.text, read.reasoning, calls(read)) == (told.text, told.reasoning, calls(told))
+    assert read.thoughts == told.thoughts
+    assert read.usage == replace(told.usage, reasoning_tokens=0)  # of which this protocol does not speak
     assert told.start is not None
     assert read.start == Started(id=told.start.id, model=told.start.model, provider="p", created=7)
     assert told.finish is not None

@@ -1118,11 +1118,13 @@ NAMES = (
     "id", "model", "created", "choices", "usage", "error", "index", "delta", "finish_reason", "content", "refusal",
     "reasoning", "tool_calls", "function", "name", "arguments", "prompt_tokens", "completion_tokens", "type", "code",
     "message", "content_block", "text", "thinking", "input", "partial_json", "stop_reason", "input_tokens",
-    "output_tokens",
+    "output_tokens", "signature", "data", "citation", "url", "title", "annotations", "url_citation",
+    "reasoning_details", "prompt_tokens_details", "cached_tokens", "cache_read_input_tokens",
 )  # fmt: skip
 WORDS = (
     "", "Hi", "A", "stop", "error", "text", "tool_use", "text_delta", "input_json_delta", "message_start",
-    "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop",
+    "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop", "thinking",
+    "redacted_thinking", "signature_delta", "citations_delta", "url_citation", "reasoning.text", "reasoning.encrypted",
 )  # fmt: skip
 words = st.sampled_from(WORDS)
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-1, 3), st.just(sys.maxsize * 9), st.floats(), words)

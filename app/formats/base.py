@@ -112,8 +112,11 @@ class WholeAnswer:
                 case ReasoningDelta(text=text):
                     self._reasoning.append(text)
                     self._thought.append(text)
-                case ReasoningEnded(signature=signature, redacted=redacted):
-                    self._thoughts.append(Reasoning("".join(self._thought), signature, redacted))
+                case ReasoningEnded(redacted=redacted) if redacted:
+                    self._thoughts = [*self.thoughts, Reasoning(redacted=redacted)]
+                    self._thought.clear()
+                case ReasoningEnded(signature=signature):
+                    self._thoughts.append(Reasoning("".join(self._thought), signature))
                     self._thought.clear()
                 case Source():
                     self.sources.append(event)

@@ -160,7 +160,7 @@ class OpenAIChatEncoder(Encoder):
                     self._thought.append(text)
                     out.append(self._delta({"reasoning_content": text}))
                 case ReasoningEnded(signature=signature, redacted=redacted):
-                    thought = Reasoning("".join(self._thought), signature, redacted)
+                    thought = Reasoning("" if redacted else "".join(self._thought), signature, redacted)
                     self._thought.clear()
                     out.append(self._delta({"reasoning_details": [_detail(thought)]}))
                 case Source():

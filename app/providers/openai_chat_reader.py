@@ -69,19 +69,11 @@ class _Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
 
 
-class _InputDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | float | None = None
-
-
-class _OutputDetails(msgspec.Struct, gc=False):
-    reasoning_tokens: int | float | None = None
-
-
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | float | None = None
     completion_tokens: int | float | None = None
-    prompt_tokens_details: _InputDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
+    prompt_tokens_details: Any = None
+    completion_tokens_details: Any = None
 
 
 class _Chunk(msgspec.Struct, gc=False):
@@ -93,6 +85,12 @@ class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
+
+
+def _tokens(details: Any, name: str) -> int:
+    """Nobody's answer breaks over a detail of its usage."""
+    count = details.get(name) if isinstance(details, dict) else None
+    return count if isinstance(count, int) else 0
 
 
 _decoder = msgspec.json.Decoder(_Chunk)
@@ -194,13 +192,11 @@ class OpenAIChatReader(FrameReader):
         if self._start is not None and (chunk.choices or chunk.id):
             self._open(chunk, self._start, events)
         if chunk.usage is not None and chunk.usage.completion_tokens is not None:
-            read = chunk.usage.prompt_tokens_details or _InputDetails()
-            written = chunk.usage.completion_tokens_details or _OutputDetails()
             self._usage = Usage(
                 input_tokens=int(chunk.usage.prompt_tokens or 0),
                 output_tokens=int(chunk.usage.completion_tokens),
-                cached_tokens=int(read.cached_tokens or 0),
-                reasoning_tokens=int(written.reasoning_tokens or 0),
+                cached_tokens=_tokens(chunk.usage.prompt_tokens_details, "cached_tokens"),
+                reasoning_tokens=_tokens(chunk.usage.completion_tokens_details, "reasoning_tokens"),
             )
         for choice in chunk.choices or ():
             if not choice.index and not self._ended:  # we never ask for a second choice; 0 and absent are the first
