@@ -82,6 +82,7 @@ class Answer:
         self._tries = Tries(target, house.breakers, house.settings.retry, self._cancel, self._outcome, self._began)
         self._attempt: Attempt | None = None
         self._held: Batch | None = None  # what was read of a try that has not said anything yet
+        self._frames: list[bytes] = []  # the same of an answer in one piece
         self._begun = False  # whether the try under way has
         self._broke: _Broke | None = None
         self._splice: Splice | None = None
@@ -173,6 +174,9 @@ class Answer:
                     self._tries.judge(Cancelled("it is another answer"))
                     self._forget(Batch(read))
                     return self._counted(Batch([Failed(error=self._broke.error)], None, True))
+            if not self._request.stream:
+                self._frames.append(batch.frames or b"")
+                batch.frames = None if batch.frames is None else b""
             batch = self._held = batch if self._held is None else _joined(self._held, batch)
             last = batch.events[-1] if batch.events else None
             if not self._delivers(batch):
@@ -188,6 +192,8 @@ class Answer:
                 else:
                     batch = Batch([*batch.events[:-1], told], None, True)
             self._begun, self._held = True, None
+            if batch.frames is not None and self._frames:
+                batch.frames = b"".join(self._frames)
             return self._ended(batch, until) if batch.ended else self._counted(batch)
 
     def _delivers(self, batch: Batch) -> bool:
@@ -269,6 +275,7 @@ class Answer:
         """Close the try, whose answer is not to be gone on with, and keep of it only what it cost."""
         self._books.spend(batch.events)
         self._held = self._splice = None
+        self._frames.clear()
         self._begun = False
         if self._attempt is not None:
             self._attempt.close()

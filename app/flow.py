@@ -79,6 +79,7 @@ def _folded(source: Answer) -> WholeAnswer:
     while not ended:
         if (batch := source.read(math.inf)) is not None:
             folded.feed(batch.events)
+            folded.frames = batch.frames or None
             ended = batch.ended
     return folded
 

@@ -131,8 +131,9 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     prefill: str = ""  # what the answer has come to, where the model is to go on from there
 
     def relayable(self, dialect: Dialect) -> bool:
-        """Whether the client can read the frames of a provider that speaks `dialect`, as they are."""
-        return self.stream and self.dialect == dialect and not self.recovers
+        """Whether the client can read the frames of a provider that speaks `dialect`, as they are or merged into one
+        object."""
+        return self.dialect == dialect and not self.recovers
 
     def recovering(self, prefill: str, said: int) -> ChatRequest:
         """The same again for an answer that broke off after at least `said` tokens; `prefill` is what the model is to

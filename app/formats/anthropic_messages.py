@@ -40,6 +40,7 @@ from .base import (
     line_safe,
     provider_named,
 )
+from .merged import merged_message
 
 STOP_REASONS: dict[FinishReason, str] = {
     "stop": "end_turn",
@@ -78,6 +79,8 @@ class AnthropicMessages:
 
     def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
         start, finish = answer.known()
+        if answer.frames is not None:
+            return {**_message(start, []), "usage": usage_object(answer.usage), **merged_message(answer.frames)}
         content: list[dict[str, Any]] = []
         for thought in answer.thoughts:
             if thought.redacted:

@@ -82,6 +82,9 @@ class WholeAnswer:
         self.finish: Finished | None = None
         self.usage = Usage(input_tokens=0, output_tokens=0, source="estimated")
         self.calls: list[ToolCallEnded] = []
+        self.frames: bytes | None = (
+            None  # the whole of it as the provider wrote it, where that speaks the same protocol
+        )
         self.sources: list[Source] = []
         self.refused = False  # the text is a refusal
         self._text: list[str] = []

@@ -39,6 +39,7 @@ from .base import (
     line_safe,
     provider_named,
 )
+from .merged import merged_chat
 from .openai_chat_body import read_body
 
 # An answer that was stopped on purpose has no word of its own in this protocol.
@@ -71,6 +72,9 @@ class OpenAIChat:
 
     def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
         start, finish = answer.known()
+        if answer.frames is not None:
+            known = {"id": start.id, "created": start.created, "model": start.model}
+            return {**known, "usage": usage_object(answer.usage), **merged_chat(answer.frames)}
         said, refusal = (None, answer.text) if answer.refused else (answer.text or None, None)
         message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": refusal}
         if answer.reasoning:

@@ -69,7 +69,7 @@ class OpenAI:
             Started(id=own_id, model=target.model, provider=self.name, created=int(time.time())),
             secret=self._key,
             relay=request.relayable("openai"),
-            relay_usage=request.include_usage,
+            relay_usage=request.include_usage or not request.stream,
             keep_model=self.keep_model,
         )
         return Upstream(
