@@ -303,8 +303,18 @@ def assert_each_event_passes_at_once(
     """One stream for each set of request headers, and one without nginx, all at the same time.
 
     On a busy machine everything stands still now and then for longer than the limit, so what the stream without nginx
-    is late at most is allowed on top: 1 to 5 ms as a rule.
+    is late at most is allowed on top (1 to 5 ms as a rule), and a second and a third try: whoever holds events back
+    does so each time.
     """
+    for _ in range(2):
+        with contextlib.suppress(AssertionError):
+            measured(nginx, service, provider, wire, *accepting)
+            return
+        provider.reset()
+    measured(nginx, service, provider, wire, *accepting)
+
+
+def measured(nginx: Nginx, service: Service, provider: FakeProvider, wire: Wire, *accepting: dict[str, str]) -> None:
     with ThreadPoolExecutor() as pool:
         without = pool.submit(delays_ms, service.url, provider, wire, PLAIN, "direct")
         streams = [
