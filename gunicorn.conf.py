@@ -377,7 +377,7 @@ _CHECK = """
 import sys
 from app import SettingsError, load_settings
 try:
-    load_settings()
+    print("local" if load_settings().local_enabled else "")
 except SettingsError as exc:
     sys.exit(f"sluiceway: {exc}")
 """
@@ -388,8 +388,10 @@ def on_starting(server: Any) -> None:
     # imports the app. Left to the workers it is told by each, and where two fail to boot at the same time, gunicorn 27
     # ends in a traceback.
     command = [sys.executable, "-c", _CHECK]
-    if subprocess.run(command, cwd=Path(__file__).parent, env=_unmeasured(), check=False).returncode:
+    run = subprocess.run(command, cwd=Path(__file__).parent, env=_unmeasured(), stdout=subprocess.PIPE, check=False)
+    if run.returncode:
         sys.exit(4)  # gunicorn's own status for an app that can't be loaded
+    server.wants_model = run.stdout.strip() == b"local"
 
 
 # From the fork until it has signal handlers of its own, a worker has the master's, which would swallow a stop; then the
@@ -563,9 +565,10 @@ def child_exit(server: Any, worker: Any) -> None:
         multiprocess.mark_process_dead(worker.pid)
 
 
-# The embedded model (app/local_model.py) is a process beside the workers, started and ended with the server. It learns
-# its port and key as the workers do, from the environment; a port that is set already means that somebody else runs
-# the model. A second execution of this file, on HUP, keeps what the first one chose.
+# The embedded model (app/local_model.py) is a process beside the workers, started and ended with the server where the
+# settings want it (after a reload it finds that out by itself). It learns its port and key as the workers do, from the
+# environment; a port that is set already means that somebody else runs the model. A second execution of this file, on
+# HUP, keeps what the first one chose.
 
 _PORT, _KEY = "SLUICEWAY_LOCAL__PORT", "SLUICEWAY_LOCAL__API_KEY"
 
@@ -600,12 +603,13 @@ def _start_model() -> "subprocess.Popen[bytes]":
 def when_ready(server: Any) -> None:
     # Not on_starting: an address in use ends the master between the two, without on_exit.
     server.metrics_dir = _prepare_metrics(server)
-    server.local_model = _start_model() if _starts_model else None
+    server.runs_model = _starts_model
+    server.local_model = _start_model() if _starts_model and server.wants_model else None
 
 
 def on_reload(server: Any) -> None:
     # It ends by itself when it is not wanted, and the new configuration may want it.
-    if server.local_model is not None and server.local_model.poll() is not None:
+    if server.runs_model and (server.local_model is None or server.local_model.poll() is not None):
         server.local_model = _start_model()
 
 
@@ -613,7 +617,7 @@ def pre_exec(server: Any) -> None:
     # USR2: the new master has a folder and a model of its own, also after a HUP, when our values pass for the user's.
     if server.metrics_dir is not None:
         server.cfg.env_orig.pop(_METRICS, None)
-    if server.local_model is not None:
+    if server.runs_model:
         for name in (_PORT, _KEY):
             server.cfg.env_orig.pop(name, None)
 
