@@ -1,12 +1,13 @@
-"""A fake provider of OpenAI Chat Completions that is never the bottleneck: one process, one epoll loop.
+"""A fake provider of OpenAI Chat Completions and Anthropic Messages that is never the bottleneck: one process, one
+epoll loop.
 
 `app/testing` has one for tests, with a thread a stream and every kind of failure; this one does one thing, fast. The
 model's name says what: `bench-n100-i50` is 100 tokens, one each 50 ms; without `i` they go out as the socket takes
 them.
 
-On the wire it is what OpenAI sends: a frame of about 250 bytes for each token, each frame in an HTTP chunk of its own,
-`usage` where it was asked for, keep-alive. A token's text is `@<CLOCK_MONOTONIC, ns>@`, the moment at which it was
-written, so that whoever reads it on the same machine knows how long it was on its way.
+On the wire it is what the two send: for each token a frame of about 250 bytes (OpenAI) or 130 (Anthropic), each frame
+in an HTTP chunk of its own, `usage` where it was asked for, keep-alive. A token's text is `@<CLOCK_MONOTONIC, ns>@`, the
+moment at which it was written, so that whoever reads it on the same machine knows how long it was on its way.
 
     python -m bench.provider --port 9000     GET /stats: streams open, requests, tokens written, streams cut
 """
@@ -29,6 +30,8 @@ BATCH = 128
 
 # The reading of a clock as text, of one width, so that a frame is two constants around it. Enough for 31 years.
 DIGITS = 18
+
+_CLOCK = b"9" * DIGITS  # where the clock's reading stands
 
 _BEHAVIOUR = re.compile(r"-n(\d+)(?:-i(\d+))?$")
 _WAITS = select.EPOLLIN | select.EPOLLRDHUP
@@ -55,6 +58,13 @@ class Script:
             raise ValueError(f"model {model!r} streams nothing; wanted is a name like bench-n100-i50, and stream: true")
         self.tokens = int(behaviour[1])
         self.interval_ns = int(behaviour[2] or 0) * 1_000_000
+        wire = self._messages if request.get("path") == "/v1/messages" else self._chat
+        start, token, self.end = wire(number, model, request)
+        self.start = _HEAD + start
+        self._before, self._after = token.split(_CLOCK)
+
+    def _chat(self, number: int, model: str, request: dict[str, Any]) -> tuple[bytes, bytes, bytes]:
+        """What comes before the tokens, one of them, and what comes behind."""
         usage = bool((request.get("stream_options") or {}).get("include_usage"))
 
         def frame(choices: str, used: str = "null") -> bytes:
@@ -66,14 +76,34 @@ class Script:
         def choice(delta: str, reason: str = "null") -> bytes:
             return frame(f'{{"index":0,"delta":{{{delta}}},"logprobs":null,"finish_reason":{reason}}}')
 
-        self.start = _HEAD + choice('"role":"assistant","content":"","refusal":null')
-        clock = "9" * DIGITS
-        self._before, self._after = choice(f'"content":"@{clock}@"').split(clock.encode())
-        self.end = choice("", '"stop"')
+        end = choice("", '"stop"')
         if usage:
             counts = f'"prompt_tokens":9,"completion_tokens":{self.tokens},"total_tokens":{9 + self.tokens}'
-            self.end += frame("", f"{{{counts}}}")
-        self.end += _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+            end += frame("", f"{{{counts}}}")
+        end += _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        start = choice('"role":"assistant","content":"","refusal":null')
+        return start, choice(f'"content":"@{_CLOCK.decode()}@"'), end
+
+    def _messages(self, number: int, model: str, request: dict[str, Any]) -> tuple[bytes, bytes, bytes]:
+        def frame(name: str, **data: Any) -> bytes:
+            said = json.dumps({"type": name, **data}, separators=(",", ":"))
+            return _chunk(f"event: {name}\ndata: {said}\n\n".encode())
+
+        message = {
+            "id": f"msg_bench{number:012d}",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": [],
+        }
+        used = {"input_tokens": 9, "output_tokens": 1}
+        start = frame("message_start", message={**message, "stop_reason": None, "usage": used})
+        start += frame("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        text = f"@{_CLOCK.decode()}@"
+        token = frame("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+        end = frame("content_block_stop", index=0)
+        end += frame("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": self.tokens})
+        return start, token, end + frame("message_stop") + b"0\r\n\r\n"
 
     def batch(self, tokens: int) -> bytes:
         return b"%b%0*d%b" % (self._before, DIGITS, time.monotonic_ns(), self._after) * tokens

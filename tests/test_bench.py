@@ -153,6 +153,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_line, "WORKERS", Scenario("W", "workers", "saturated", 4, 300, seconds=0.2))
 
 
+DOORS = ("native", "messages of an OpenAI model", "chat of an Anthropic model")
+
+
 @pytest.mark.usefixtures("small")
 def test_a_run_gets_every_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if shutil.which("nginx", path="/usr/sbin:/sbin:/usr/bin:/bin") is None and shutil.which("nginx") is None:
@@ -167,7 +170,7 @@ def test_a_run_gets_every_token(tmp_path: Path, capsys: pytest.CaptureFixture[st
     by = {(figures["row"], figures["scenario"]): figures for figures in found["figures"]}
     rows = ("direct", "nginx", "sluiceway")
     wanted = {(row, name) for row in rows for name in ("S1", "S2b", "S3b", "M")} - {("direct", "M")}
-    assert by.keys() == wanted | {("sluiceway /v1/streams", "S1"), ("sluiceway /v1/messages", "S1")}
+    assert by.keys() == wanted | {(f"sluiceway, {door}", "S1") for door in DOORS}
     for (row, name), figures in by.items():
         scenario = SCENARIOS[name]
         assert figures["failed"] == {}, (row, name)
@@ -181,7 +184,7 @@ def test_a_run_gets_every_token(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [figures["failed"] for number in "12" for figures in found["workers"][number]] == [{}, {}]
 
     said = capsys.readouterr()
-    for part in ("S1: saturated", "  sluiceway /v1/messages ", "W: workers", "2 workers over 1:"):
+    for part in ("S1: saturated", "  sluiceway, messages of an OpenAI model ", "W: workers", "2 workers over 1:"):
         assert part in said.out
     assert readme.read_text("utf-8") == "as it was", "a run of some peers is no comparison"
     assert "is left as it was" in said.err

@@ -77,13 +77,22 @@ def _openai(place: Place) -> dict[str, str]:
     return {"OPENAI_BASE_URL": f"{place.provider}/v1", "OPENAI_API_KEY": "any"}
 
 
+def _anthropic(place: Place) -> dict[str, str]:
+    return {"ANTHROPIC_BASE_URL": place.provider, "ANTHROPIC_API_KEY": "any"}
+
+
 def _sluiceway(place: Place) -> Command:
     config = place.folder / "sluiceway.toml"
     config.touch()  # empty, so that one of your own does not change what is measured
     return Command(
         [sys.executable, "-m", "gunicorn", "wsgi:app", "-w", str(place.workers), "-b", f"127.0.0.1:{place.port}"],
         # The most streams a worker takes is a setting; M asks for more than its default.
-        {**_openai(place), "SLUICEWAY_CONFIG": str(config), "SLUICEWAY_SERVER__MAX_STREAMS": "4000"},
+        {
+            **_openai(place),
+            **_anthropic(place),
+            "SLUICEWAY_CONFIG": str(config),
+            "SLUICEWAY_SERVER__MAX_STREAMS": "4000",
+        },
     )
 
 
@@ -155,6 +164,8 @@ _MESSAGES = json.dumps(
     }
 )
 
+_CHAT_OF_ANTHROPIC = _CHAT.replace(MODEL, f"anthropic/{MODEL}")
+
 PEERS = {
     peer.name: peer
     for peer in (
@@ -164,8 +175,9 @@ PEERS = {
             "sluiceway",
             (
                 Door("sluiceway", _CHAT_PATH),
-                Door("sluiceway /v1/streams", "/v1/streams", _NATIVE, ("S1",)),
-                Door("sluiceway /v1/messages", "/v1/messages", _MESSAGES, ("S1",)),
+                Door("sluiceway, native", "/v1/streams", _NATIVE, ("S1",)),
+                Door("sluiceway, messages of an OpenAI model", "/v1/messages", _MESSAGES, ("S1",)),
+                Door("sluiceway, chat of an Anthropic model", _CHAT_PATH, _CHAT_OF_ANTHROPIC, ("S1",)),
             ),
             _sluiceway,
             repeat=5,
