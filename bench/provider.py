@@ -6,8 +6,8 @@ model's name says what: `bench-n100-i50` is 100 tokens, one each 50 ms; without 
 them.
 
 On the wire it is what the two send: for each token a frame of about 250 bytes (OpenAI) or 130 (Anthropic), each frame
-in an HTTP chunk of its own, `usage` where it was asked for, keep-alive. A token's text is `@<CLOCK_MONOTONIC, ns>@`, the
-moment at which it was written, so that whoever reads it on the same machine knows how long it was on its way.
+in an HTTP chunk of its own, `usage` where it was asked for, keep-alive. A token's text is `@<CLOCK_MONOTONIC, ns>@`,
+the moment at which it was written, so that whoever reads it on the same machine knows how long it was on its way.
 
     python -m bench.provider --port 9000     GET /stats: streams open, requests, tokens written, streams cut
 """
