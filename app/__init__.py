@@ -78,7 +78,7 @@ class Sluiceway:
         app: Flask | None = None,
         *,
         url_prefix: str = "",
-        doors: tuple[str, ...] = ("openai", "anthropic", "streams", "chat", "ops"),
+        doors: tuple[str, ...] = ("openai", "anthropic", "streams", "chat", "ui", "ops"),
     ) -> None:
         self._url_prefix = url_prefix
         self._doors = doors

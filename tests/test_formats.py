@@ -49,6 +49,7 @@ WRITTEN = Path(__file__).parent / "recorded" / "written"
 SSE = [name for name in FORMATS if FORMATS[name]().mimetype == "text/event-stream"]
 SIMPLE = ["plain_text", "text_sse", "token_sse", "meta_sse"]
 NATIVE = ["native", "ndjson"]
+UI = ["ai_sdk", "agui"]
 
 many = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 every_format = pytest.mark.parametrize("name", list(FORMATS))
@@ -69,7 +70,8 @@ def refused(name: str, body: dict[str, Any]) -> InvalidRequest:
 
 def written(name: str, *batches: list[Event], include_usage: bool = True) -> bytes:
     """The batches in a format's bytes."""
-    request = ChatRequest(dialect="native", messages=HI, include_usage=include_usage)
+    body = {"threadId": "t1", "runId": "r1"}
+    request = ChatRequest(dialect="native", body=body, messages=HI, include_usage=include_usage)
     encoder = FORMATS[name]().encoder(request)
     return b"".join(encoder.feed(batch) for batch in batches)
 
@@ -557,6 +559,8 @@ FRAME = {
     "text_sse": rb"(?:event: error\n)?data: [^\r\n]+\n\n",
     "token_sse": rb"data: [^\r\n]+\n\n",
     "meta_sse": rb"data: \{[^\r\n]+\}\n\n",
+    "ai_sdk": rb"data: [^\r\n]+\n\n",
+    "agui": rb"data: \{[^\r\n]+\}\n\n",
 }
 
 
@@ -810,8 +814,8 @@ class TestWhole:
         with pytest.raises(IllegalOrder):
             folded([STARTED, HELLO]).known()
 
-    @pytest.mark.parametrize("name", SIMPLE)
-    def test_the_simple_formats_have_no_whole_form(self, name: str) -> None:
+    @pytest.mark.parametrize("name", [*SIMPLE, *UI])
+    def test_these_formats_have_no_whole_form(self, name: str) -> None:
         with pytest.raises(NotImplementedError):
             self.whole(name, ANSWER)
 
@@ -884,7 +888,7 @@ class TestErrors:
         error.request_id = "r-1"
         bodies = {name: FORMATS[name]().error(error) for name in FORMATS}
         assert bodies == {
-            **dict.fromkeys([*NATIVE, *SIMPLE], native),
+            **dict.fromkeys([*NATIVE, *SIMPLE, *UI], native),
             "openai_chat": {"error": {"message": self.MESSAGE, "type": openai, "param": None, "code": code}},
             "anthropic_messages": {
                 "type": "error",
@@ -910,6 +914,10 @@ class TestErrors:
             "token_sse": 'data: {"token":"","text":"","done":true,"error":'
             rf'"no \u2028 \"such\" thing","code":"{code}"}}' + "\n\ndata: [DONE]\n\n",
             "meta_sse": f'data: {{"event":"error",{said}}}\n\n',
+            "ai_sdk": 'data: {"type":"text-end","id":"text-1"}\n\n'
+            r'data: {"type":"error","errorText":"no \u2028 \"such\" thing"}' + "\n\ndata: [DONE]\n\n",
+            "agui": 'data: {"type":"TEXT_MESSAGE_END","messageId":"a1"}\n\n'
+            f'data: {{"type":"RUN_ERROR",{said},"code":"{code}"}}\n\n',
         }
         begun: list[Event] = [STARTED, HELLO]
         for name in FORMATS:

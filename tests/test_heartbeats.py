@@ -107,14 +107,14 @@ def code_in(door: Door, body: bytes) -> str:
         return str(said["code"])
     last = [frame for frame in frames(body) if frame != DONE][-1].data
     said = last.get("error", last) if isinstance(last.get("error", last), dict) else last
-    if door.name == "meta":
-        return str(said["message"])
+    if door.name in ("meta", "ui"):
+        return str(said["message"] if door.name == "meta" else said["errorText"])
     return str(said["type"] if door.name == "messages" else said["code"])
 
 
 SAID = {  # what stands for a code, by door: a sentence of its error where the format has no place for the code
-    "idle_timeout": {"messages": "timeout_error", "meta": "fell silent", "plain": "fell silent"},
-    "first_token_timeout": {"messages": "timeout_error", "meta": "sent nothing within", "plain": "sent nothing within"},
+    code: {"messages": "timeout_error", **dict.fromkeys(("meta", "ui", "plain"), sentence)}
+    for code, sentence in (("idle_timeout", "fell silent"), ("first_token_timeout", "sent nothing within"))
 }
 
 

@@ -67,6 +67,7 @@ class Door:
     content_type: str = EVENT_STREAM
     own_names: bool = False  # the route names the provider, `model` is one of the provider's own
     more: dict[str, Any] = field(default_factory=dict)
+    posted: Callable[[dict[str, Any]], dict[str, Any]] = dict  # the body in the route's own shape
 
     def __str__(self) -> str:
         return f"{self.name}-{self.provider}"
@@ -76,7 +77,7 @@ class Door:
         asked = {key: value if value is not PROMPT else prompt for key, value in self.ask.items()}
         if asked.get("messages") is MESSAGES:
             asked["messages"] = [{"role": "user", "content": prompt}]
-        return {"model": name, **asked, **self.more}
+        return self.posted({"model": name, **asked, **self.more})
 
     def open(self, server: Service, model: str, prompt: str = "hi", **options: Any) -> requests.Response:
         sent = {"params" if self.method == "GET" else "json": self.body(model, prompt)}
@@ -112,6 +113,27 @@ def _token(line: str) -> str | None:
     return _data(line).get("token") or None
 
 
+def _part(line: str) -> str | None:
+    part = _data(line)
+    return part["delta"] if part.get("type") in ("text-delta", "TEXT_MESSAGE_CONTENT") else None
+
+
+def _ui_messages(body: dict[str, Any]) -> dict[str, Any]:
+    """As `useChat` posts it."""
+    parts = [
+        {"id": f"m{at}", "role": said["role"], "parts": [{"type": "text", "text": said["content"]}]}
+        for at, said in enumerate(body["messages"])
+    ]
+    return {**body, "id": "chat-1", "messages": parts, "trigger": "submit-message"}
+
+
+def _run_input(body: dict[str, Any]) -> dict[str, Any]:
+    """As AG-UI's `HttpAgent` posts it."""
+    messages = [{"id": f"m{at}", **said} for at, said in enumerate(body.pop("messages"))]
+    run = {"threadId": "thread-1", "runId": "run-1", "protocolVersion": "1.0", "state": {}, "tools": [], "context": []}
+    return {**run, "messages": messages, "forwardedProps": body}
+
+
 def _ndjson_text(line: str) -> str | None:
     return json.loads(line).get("text") if line else None
 
@@ -128,6 +150,8 @@ def _doors() -> Iterator[Door]:
         yield Door("get-chat", "/chat", provider, {"prompt": PROMPT}, _text, "GET")
         yield Door("token", "/chat/stream", provider, {"message": PROMPT}, _token)
         yield Door("meta", "/chat/stream-meta", provider, {"message": PROMPT}, _token)
+        yield Door("ui", "/api/chat", provider, {"messages": MESSAGES}, _part, posted=_ui_messages)
+        yield Door("agui", "/agui", provider, {"messages": MESSAGES}, _part, posted=_run_input)
     yield Door("token-anthropic", "/anthropic/stream", "anthropic", {"message": PROMPT}, _token, own_names=True)
 
 
@@ -334,6 +358,39 @@ def test_meta_frames(server: Service, door: Door) -> None:
     assert latency_ms >= 80  # four intervals of 20 ms
 
 
+@of("ui")
+def test_ui_message_parts(server: Service, door: Door) -> None:
+    *parts, done = frames(door.stream(server, UNICODE))
+    start, *rest = [frame.data for frame in parts]
+    assert done == DONE
+    assert start == {"type": "start", "messageId": start["messageId"]}
+    usage = {"inputTokens": 25, "outputTokens": 16, "totalTokens": 41, "source": "provider"}
+    assert rest == [
+        {"type": "start-step"},
+        {"type": "text-start", "id": "text-1"},
+        *({"type": "text-delta", "id": "text-1", "delta": text} for text in tokens(UNICODE)),
+        {"type": "text-end", "id": "text-1"},
+        {"type": "finish-step"},
+        {"type": "finish", "finishReason": "stop", "messageMetadata": {"model": UNICODE, "usage": usage}},
+    ]
+
+
+@of("agui")
+def test_agui_events(server: Service, door: Door) -> None:
+    events = [frame.data for frame in frames(door.stream(server, UNICODE))]
+    run = {"threadId": "thread-1", "runId": "run-1"}
+    message = {"messageId": events[1]["messageId"]}
+    counted = {"inputTokens": 25, "outputTokens": 16, "totalTokens": 41}
+    usage = [{"provider": door.provider, "model": UNICODE, **counted}]
+    assert events == [
+        {"type": "RUN_STARTED", **run},
+        {"type": "TEXT_MESSAGE_START", **message, "role": "assistant"},
+        *({"type": "TEXT_MESSAGE_CONTENT", **message, "delta": text} for text in tokens(UNICODE)),
+        {"type": "TEXT_MESSAGE_END", **message},
+        {"type": "RUN_FINISHED", **run, "result": {"finishReason": "stop"}, "usage": usage},
+    ]
+
+
 @every_door
 def test_line_separators_are_escaped_and_letters_are_not(server: Service, door: Door) -> None:
     body = door.stream(server, UNICODE)
@@ -532,6 +589,21 @@ def test_broken_meta_frames_end_with_an_error(server: Service, door: Door, failu
     assert ending(door, server) == [Frame({"event": "error", "message": failures[door.provider]["message"]})]
 
 
+@of("ui")
+def test_a_broken_ui_message_ends_with_an_error_part(server: Service, door: Door, failures: dict[str, Any]) -> None:
+    closed, error, done = ending(door, server)  # no finish
+    assert closed == Frame({"type": "text-end", "id": "text-1"})
+    assert (error, done) == (Frame({"type": "error", "errorText": failures[door.provider]["message"]}), DONE)
+
+
+@of("agui")
+def test_a_broken_run_ends_with_run_error(server: Service, door: Door, failures: dict[str, Any]) -> None:
+    said = failures[door.provider]
+    closed, error = ending(door, server)  # no RUN_FINISHED
+    assert closed.data["type"] == "TEXT_MESSAGE_END"
+    assert error == Frame({"type": "RUN_ERROR", "message": said["message"], "code": said["code"]})
+
+
 # What is asked: each route's own words reach the provider.
 
 SIMPLE = ["/stream/openai", "/stream/openai/sse", "/chat", "/chat/stream", "/chat/stream-meta"]
@@ -649,6 +721,7 @@ ANY_NAME = {
     "/chat": "openai",
     "/chat/stream": "openai",
     "/chat/stream-meta": "openai",
+    "/api/chat": "openai",
 }
 
 

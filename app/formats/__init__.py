@@ -16,6 +16,8 @@ FORMATS: Registry[Format] = Registry(
         "ndjson": ".native:NDJSON",
         "openai_chat": ".openai_chat:OpenAIChat",
         "anthropic_messages": ".anthropic_messages:AnthropicMessages",
+        "ai_sdk": ".ai_sdk:AISDK",
+        "agui": ".agui:AGUI",
         "plain_text": ".plain_text:PlainText",
         "text_sse": ".text_sse:TextSSE",
         "token_sse": ".token_sse:TokenSSE",

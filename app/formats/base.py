@@ -40,6 +40,9 @@ class Encoder(Protocol):
     # fetch-event-source reports an empty message, and OpenAI's client fails on it after an `id:` (WIRE).
     HEARTBEAT: ClassVar[bytes] = b": ping\n"
 
+    # Of the response, beside those of every stream.
+    HEADERS: ClassVar[Mapping[str, str]] = {}
+
     def feed(self, events: list[Event], /) -> bytes:
         """The events as bytes on the wire."""
 
@@ -207,7 +210,9 @@ def _field(loc: tuple[int | str, ...]) -> str:
 
 
 # What pydantic puts into a location for the branch of a union it tried.
-_BRANCHES = frozenset({"str", "int", "float", "bool", "list", "dict", "none", "ContentPart", "NamedTool", "Block"})
+_BRANCHES = frozenset(
+    {"str", "int", "float", "bool", "list", "dict", "none", "TextPart", "ContentPart", "NamedTool", "Block", "UIMessage"}
+)
 
 
 def foreign_fields(

@@ -56,7 +56,7 @@ def streamed(
     never started."""
     # `mimetype`, not `content_type`: Flask adds the charset, without which `requests` reads UTF-8 as Latin-1.
     body = stream_with_context(_written(first, rest, encoder, heartbeat_s, request_id, _Dropped(rest)))
-    response = Streamed(body, mimetype=mimetype, headers=STREAM_HEADERS)
+    response = Streamed(body, mimetype=mimetype, headers={**STREAM_HEADERS, **encoder.HEADERS})
     response.shortcut = _Shortcut(body, rest, encoder, heartbeat_s)
     # A generator that was never started has no `finally` to run; this covers a client that is gone before the first
     # byte.

@@ -6,6 +6,7 @@
 | `anthropic` | `/v1/messages` |
 | `streams` | `/v1/streams` |
 | `chat` | the tutorials': `/chat`, `/chat/stream`, `/chat/stream-meta`, `/stream/<provider>`, `/anthropic/stream` |
+| `ui` | chat front ends': `/api/chat`, `/agui` |
 | `ops` | `/healthz`, `/readyz`, `/metrics` |
 | `page` | `/` |
 """
@@ -14,13 +15,14 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from . import anthropic, chat, openai, ops, page, streams
+from . import anthropic, chat, openai, ops, page, streams, ui
 
 DOORS: dict[str, Blueprint] = {
     "openai": openai.door,
     "anthropic": anthropic.door,
     "streams": streams.door,
     "chat": chat.door,
+    "ui": ui.door,
     "ops": ops.door,
     "page": page.door,
 }

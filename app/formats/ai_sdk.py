@@ -1,0 +1,372 @@
+"""The Vercel AI SDK's UI message stream, version 1: what `useChat` posts, and the parts that it reads.
+
+Its client checks every part against a schema: one that is unknown, or has a null where a field may be left out, ends
+the answer as an error (WIRE 1.3). A clean end of the body passes for success, so a failure must be said: `error`. Its
+own word for text that is taken back, `reset-step`, is new in version 7; to older clients it is an unknown part, and
+they do not say which they are: so we never use it.
+
+A message of the assistant's holds all the steps of a turn: an answer, the outputs of the tools that it called, and the
+answer to those. The client sends it back whole, and what comes then belongs to the same message: it must be named by
+that one's id, or the client shows it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, assert_never
+
+import msgspec
+import pydantic
+
+from ..errors import InvalidRequest
+from ..events import (
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    ReasoningEnded,
+    Recovered,
+    Source,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallEnded,
+    ToolCallStarted,
+    Usage,
+)
+from ..request import ChatRequest, Image, Reasoning, Text, Tool, ToolCall, ToolResult
+from .base import DONE, Encoder, HeaderLookup, compact_json, data_frame, json_bytes, validated
+from .chat_ui import ChatUI, Conversation, LenientBody, Name, PublicFields, json_text, picture, tool
+
+FINISH_REASONS: dict[FinishReason, str] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool-calls",
+    "content_filter": "content-filter",
+    "cancelled": "other",  # not written: see `abort`
+}
+
+DENIED = "Tool call execution denied."  # the SDK's own words
+
+
+class UIPart(LenientBody):
+    """Any part: which fields it needs, its type tells."""
+
+    type: str
+    text: str | None = None
+    url: str | None = None
+    mediaType: str | None = None
+    toolCallId: Name | None = None
+    toolName: Name | None = None
+    state: str | None = None
+    input: Any = None
+    rawInput: Any = None
+    output: Any = None
+    errorText: str | None = None
+    approval: Any = None
+    providerMetadata: Any = None
+
+
+class UIMessage(LenientBody):
+    id: str | None = None
+    role: Literal["system", "user", "assistant"]
+    parts: list[UIPart] | None = None
+    content: str | None = None  # what the SDK's messages were before they had parts
+
+
+class AISDKBody(PublicFields):
+    messages: Annotated[list[UIMessage], pydantic.Field(min_length=1)] | None = None
+    message: UIMessage | Name | None = None
+    prompt: Name | None = None
+    tools: Any = None
+
+
+class AISDK(ChatUI):
+    name: ClassVar[str] = "ai_sdk"
+
+    def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
+        """`messages`, as `useChat` sends them; or only the last one, as `message`, where the app keeps the others; or
+        `prompt`, of `useCompletion`."""
+        asked = validated(AISDKBody, body)
+        asked.refuse_what_is_not_yet()
+        given = [name for name in ("messages", "message", "prompt") if getattr(asked, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise InvalidRequest(
+                f"give one of messages, message or prompt; found {found}", param=given[-1] if given else "messages"
+            )
+        said = Conversation()
+        if asked.system:
+            said.systems.append(asked.system)
+        last = asked.message or asked.prompt
+        if isinstance(last, str):
+            said.user([Text(last)])
+        elif last is not None:
+            _take(last, "message", said)
+        for at, message in enumerate(asked.messages or ()):
+            _take(message, f"messages[{at}]", said)
+        return ChatRequest(
+            dialect="native",
+            body=body,
+            messages=said.finish(),
+            system="\n\n".join(said.systems) or None,
+            tools=_tools(asked.tools),
+            **asked.words,
+        )
+
+    def encoder(self, request: ChatRequest) -> Encoder:
+        return AISDKEncoder(continued(request.body))
+
+
+def continued(body: Mapping[str, Any]) -> str | None:
+    """The id of the assistant's message that the answer goes on with: the last one, where it is the assistant's; or an
+    earlier one, to which the client has added an output (`messageId`)."""
+    messages = body.get("messages") or [body.get("message")]
+    ids = {
+        each["id"]: each["role"] for each in messages if isinstance(each, Mapping) and isinstance(each.get("id"), str)
+    }
+    last = messages[-1].get("id") if isinstance(messages[-1], Mapping) else None
+    for named in (body.get("messageId"), last):
+        if isinstance(named, str) and ids.get(named) == "assistant":
+            return named
+    return None
+
+
+def _take(message: UIMessage, where: str, said: Conversation) -> None:
+    parts = message.parts
+    if parts is None:
+        if message.content is None:
+            raise InvalidRequest(f"{where}.parts is required", param=f"{where}.parts")
+        parts = [UIPart(type="text", text=message.content)]
+    if message.role == "system":
+        said.system("".join(part.text or "" for part in parts if part.type == "text"), where)
+    elif message.role == "user":
+        _take_user(parts, where, said)
+    else:
+        _take_assistant(parts, where, said)
+
+
+def _take_user(parts: list[UIPart], where: str, said: Conversation) -> None:
+    spoken: list[Text | Image] = []
+    for at, part in enumerate(parts):
+        here = f"{where}.parts[{at}]"
+        if part.type == "text":
+            spoken.append(Text(_needed(part.text, f"{here}.text")))
+        elif part.type == "file":
+            spoken.append(picture(_needed(part.url, f"{here}.url"), part.mediaType, here))
+        elif not _only_shown(part):
+            raise InvalidRequest(f"{here}: a part of type {part.type!r} can't be sent", param=here)
+    if not spoken:
+        raise InvalidRequest(f"{where}.parts: should have a text or a file", param=f"{where}.parts")
+    said.user(spoken)
+
+
+def _take_assistant(parts: list[UIPart], where: str, said: Conversation) -> None:
+    """Each step is a message of the assistant's and the results of its calls."""
+    spoken: list[Text | Reasoning | ToolCall] = []
+    results: list[tuple[ToolResult, str]] = []
+
+    def step() -> None:
+        said.assistant(spoken, where)
+        for result, here in results:
+            said.result(result, here)
+        spoken.clear()
+        results.clear()
+
+    for at, part in enumerate(parts):
+        here = f"{where}.parts[{at}]"
+        if part.type == "step-start":
+            step()
+        elif part.type == "text":
+            if part.text:
+                spoken.append(Text(part.text))
+        elif part.type == "reasoning":
+            thought = Reasoning(part.text or "", **_sealed(part.providerMetadata))
+            if thought != Reasoning():
+                spoken.append(thought)
+        elif part.type == "dynamic-tool" or part.type.startswith("tool-"):
+            if part.state == "input-streaming":
+                continue  # the answer broke off in it: it never was a call
+            call = _call(part, here)
+            spoken.append(call)
+            results.append((_result(part, call, here), here))
+        elif not _only_shown(part):
+            raise InvalidRequest(f"{here}: a part of type {part.type!r} can't be sent back", param=here)
+    step()
+
+
+def _only_shown(part: UIPart) -> bool:
+    return part.type == "step-start" or part.type.startswith(("data-", "source-"))
+
+
+def _needed(value: str | None, where: str) -> str:
+    if value is None:
+        raise InvalidRequest(f"{where} is required", param=where)
+    return value
+
+
+def _sealed(metadata: Any) -> dict[str, str]:
+    """What a provider has signed a thought with, under the provider's name, whichever that is."""
+    for own in metadata.values() if isinstance(metadata, Mapping) else ():
+        if isinstance(own, Mapping):
+            if isinstance(own.get("signature"), str):
+                return {"signature": own["signature"]}
+            if isinstance(own.get("redactedData"), str):
+                return {"redacted": own["redactedData"]}
+    return {}
+
+
+def _call(part: UIPart, where: str) -> ToolCall:
+    named = part.toolName if part.type == "dynamic-tool" else part.type.removeprefix("tool-")
+    given = part.rawInput if part.input is None else part.input
+    # Where the model's JSON was wrong, the client has its text in place of a value: see `tool-input-error`.
+    wrong = part.state == "output-error" and isinstance(given, str)
+    return ToolCall(
+        call_id=_needed(part.toolCallId, f"{where}.toolCallId"),
+        name=_needed(named or None, f"{where}.toolName"),
+        arguments=given if wrong else "{}" if given is None else json_text(given),
+    )
+
+
+def _result(part: UIPart, call: ToolCall, where: str) -> ToolResult:
+    approval = part.approval if isinstance(part.approval, Mapping) else {}
+    if part.state == "output-available":
+        text = part.output if isinstance(part.output, str) else json_text(part.output)
+        return ToolResult(call.call_id, (Text(text),))
+    if part.state == "output-error":
+        return ToolResult(call.call_id, (Text(part.errorText or "The tool failed."),), failed=True)
+    if part.state == "output-denied" or (part.state == "approval-responded" and approval.get("approved") is False):
+        reason = approval.get("reason")
+        return ToolResult(call.call_id, (Text(reason if isinstance(reason, str) else DENIED),), failed=True)
+    lacks = f"the tool call {call.call_id!r} has no output (state {part.state!r})"
+    raise InvalidRequest(f"{where}: {lacks}; add one with addToolOutput before you go on", param=where)
+
+
+def _tools(given: Any) -> tuple[Tool, ...]:
+    """A list, or a mapping by name, as assistant-ui sends them."""
+    if given is None:
+        return ()
+    if isinstance(given, Mapping):
+        return tuple(tool(value, f"tools.{name}", name) for name, value in given.items())
+    if not isinstance(given, list):
+        raise InvalidRequest("tools: should be an array, or an object by name", param="tools")
+    return tuple(tool(value, f"tools[{at}]") for at, value in enumerate(given))
+
+
+class AISDKEncoder(Encoder):
+    """At most one part of text or reasoning is open: what is of another kind closes it, so that the client shows things
+    in the order in which they were said. The bytes around a delta are made when its part opens."""
+
+    HEADERS: ClassVar[Mapping[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
+
+    def __init__(self, message_id: str | None = None) -> None:
+        """`message_id` is the one of the message that the answer goes on with; by default it is a new one."""
+        self._message_id = message_id
+        self._model = ""
+        self._parts = 0
+        self._sources = 0
+        self._open: Literal["text", "reasoning"] | None = None
+        self._id = ""
+        self._before = b""
+
+    def feed(self, events: list[Event]) -> bytes:
+        out: list[bytes] = []
+        for event in events:
+            match event:
+                case TextDelta(text=text):
+                    if self._open != "text":
+                        self._begin("text", out)
+                    out.append(self._before + json_bytes(text) + b"}\n\n")
+                case ReasoningDelta(text=text):
+                    if self._open != "reasoning":
+                        self._begin("reasoning", out)
+                    out.append(self._before + json_bytes(text) + b"}\n\n")
+                case ReasoningEnded(signature=signature, redacted=redacted):
+                    if self._open != "reasoning":
+                        self._begin("reasoning", out)
+                    own = {"redactedData": redacted} if redacted else {"signature": signature}
+                    self._end(out, {"providerMetadata": {"anthropic": own}})
+                case Source(url=url, title=title):
+                    self._sources += 1
+                    named = {"title": title} if title else {}
+                    out.append(_part("source-url", sourceId=f"source-{self._sources}", url=url, **named))
+                case Started():
+                    self._model = event.model
+                    out.append(_part("start", messageId=self._message_id or event.id))
+                    out.append(_part("start-step"))
+                case ToolCallStarted(call_id=call_id, name=name):
+                    self._end(out)
+                    out.append(_part("tool-input-start", toolCallId=call_id, toolName=name))
+                case ToolCallDelta(call_id=call_id, arguments=fragment):
+                    out.append(_part("tool-input-delta", toolCallId=call_id, inputTextDelta=fragment))
+                case ToolCallEnded():
+                    out.append(_called(event))
+                case Recovered(model=model):
+                    self._model = model
+                case Usage():
+                    pass  # it stands in `finish`
+                case Finished():
+                    self._finish(event, out)
+                case Failed(error=error):
+                    self._end(out)
+                    out += [_part("error", errorText=error.message), DONE]
+                case _:
+                    assert_never(event)
+        return b"".join(out)
+
+    def _begin(self, kind: Literal["text", "reasoning"], out: list[bytes]) -> None:
+        self._end(out)
+        self._open = kind
+        self._parts += 1
+        self._id = f"{kind}-{self._parts}"
+        self._before = _part(f"{kind}-delta", id=self._id)[: -len(b"}\n\n")] + b',"delta":'
+        out.append(_part(f"{kind}-start", id=self._id))
+
+    def _end(self, out: list[bytes], more: Mapping[str, Any] | None = None) -> None:
+        if self._open is not None:
+            out.append(_part(f"{self._open}-end", id=self._id, **(more or {})))
+            self._open = None
+
+    def _finish(self, event: Finished, out: list[bytes]) -> None:
+        self._end(out)
+        told: dict[str, Any] = {"model": self._model}
+        if event.usage is not None:
+            told["usage"] = usage_object(event.usage)
+        out.append(_part("finish-step"))
+        if event.reason == "cancelled":
+            out += [_part("message-metadata", messageMetadata=told), _part("abort")]
+        else:
+            out.append(_part("finish", finishReason=FINISH_REASONS[event.reason], messageMetadata=told))
+        out.append(DONE)
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """In the SDK's words; what a provider does not tell is left out."""
+    known = {"cachedInputTokens": usage.cached_tokens, "reasoningTokens": usage.reasoning_tokens}
+    return {
+        "inputTokens": usage.input_tokens,
+        "outputTokens": usage.output_tokens,
+        "totalTokens": usage.input_tokens + usage.output_tokens,
+        **{name: count for name, count in known.items() if count},
+        "source": usage.source,
+    }
+
+
+def _called(call: ToolCallEnded) -> bytes:
+    named = {"toolCallId": call.call_id, "toolName": call.name}
+    value = compact_json(call.arguments)
+    if value is None or _poisoned(value):
+        wrong = "the model wrote arguments that are no JSON" if value is None else "the arguments have a forbidden key"
+        return _part("tool-input-error", **named, input=call.arguments, errorText=wrong)
+    return _part("tool-input-available", **named, input=value)
+
+
+def _poisoned(value: msgspec.Raw) -> bool:
+    """Whether there are keys in it for which the client refuses the part, and ends the answer."""
+    text = bytes(value)  # in strings these quotes are escaped
+    return b'"__proto__":' in text or (b'"constructor":' in text and b'"prototype":' in text)
+
+
+def _part(kind: str, **fields: Any) -> bytes:
+    return data_frame({"type": kind, **fields})
