@@ -36,8 +36,19 @@ DOORS: dict[str, dict[str, Any]] = {
     "/chat/stream": {"model": "openai/fake-n2", "message": "hi"},
     "/chat/stream-meta": {"model": "anthropic/fake-n2", "message": "hi"},
     "/anthropic/stream": {"model": "fake-n2", "message": "hi"},
+    "/api/chat": {
+        "model": "openai/fake-n2",
+        "messages": [{"id": "u", "role": "user", "parts": [{"type": "text", "text": "hi"}]}],
+    },
+    "/agui": {
+        "threadId": "t",
+        "runId": "r",
+        "messages": [{"id": "u", "role": "user", "content": "hi"}],
+        "forwardedProps": {"model": "anthropic/fake-n2"},
+    },
 }
-SIMPLE = [path for path in DOORS if not path.startswith("/v1/")]
+UI = ["/api/chat", "/agui"]
+SIMPLE = [path for path in DOORS if not path.startswith("/v1/") and path not in UI]
 every_door = pytest.mark.parametrize("path", DOORS)
 
 
@@ -227,6 +238,25 @@ WRONG |= {
     for path in SIMPLE
 }
 WRONG["/chat"]["messages"] = NO_MESSAGES
+WRONG["/api/chat"] = {
+    "messages": NO_MESSAGES,
+    "model": [*NO_TEXT, "", " ", "a\nb"],
+    "system": NO_TEXT,
+    "max_tokens": NO_COUNT,
+    "temperature": NO_SAMPLING,
+    "top_p": [*NO_SAMPLING, 0],
+    "stop": [5, True, [5], {}],
+    "resumable": [5, "yes", True],
+    "tools": [5, "clock", [5], ["clock"], [{}]],
+}
+WRONG["/agui"] = {
+    "threadId": [None, *NO_TEXT],
+    "runId": [None, *NO_TEXT],
+    "messages": [None, *NO_MESSAGES],
+    "tools": [5, "clock", {}, [5], [{}]],
+    "context": [5, "x", {}, [5], [{"value": "x"}]],
+    "forwardedProps": [5, "x", [], {"model": 5}, {"model": ""}, {"max_tokens": 0}, {"stop": 5}],
+}
 FIELDS = [(path, field) for path, fields in WRONG.items() for field in fields]
 
 
@@ -440,6 +470,8 @@ def test_pages_of_other_sites_can_not_spend_our_tokens(server: Service, fake_pro
 
 def test_of_a_doubled_key_the_last_counts_everywhere(server: Service, fake_provider: FakeProvider) -> None:
     for path, body in DOORS.items():
+        if path == "/agui":
+            continue  # it has no such field at the top
         fake_provider.reset()
         accepted(server, path, b'{"max_tokens": "wrong", ' + json.dumps(body).encode()[1:-1] + b', "max_tokens": 7}')
         assert fake_provider.requests[0].body["max_tokens"] == 7
@@ -686,6 +718,18 @@ def test_without_a_key_nothing_is_read(
 WORDS = [
     *("model", "messages", "prompt", "message", "system", "system_prompt", "max_tokens", "temperature", "top_p"),
     *("stop", "stop_sequences", "stream", "stream_options", "include_usage", "format", "shape", "resumable", "n"),
+    *(
+        "parts",
+        "type",
+        "text",
+        "tool-x",
+        "toolCalls",
+        "toolCallId",
+        "state",
+        "output-available",
+        "forwardedProps",
+        "tools",
+    ),
     *("role", "content", "user", "assistant", "hi", "ndjson", "sse", "max_completion_tokens", "openai/fake-n2"),
 ]
 odd_text = st.text(st.characters(), max_size=8)  # lone surrogates too, which become escapes in the JSON

@@ -151,7 +151,7 @@ def _take(
         case "assistant":
             spoken: list[Text | Reasoning | ToolCall] = [*thoughts]
             thoughts.clear()
-            if message.content:
+            if message.content not in (None, ""):
                 spoken += _texts(message, where)
             for call in message.toolCalls or ():
                 asked = ToolCall(call.id, call.function.name, call.function.arguments)

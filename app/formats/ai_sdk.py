@@ -263,6 +263,7 @@ class AISDKEncoder(Encoder):
     def __init__(self, message_id: str | None = None) -> None:
         """`message_id` is the one of the message that the answer goes on with; by default it is a new one."""
         self._message_id = message_id
+        self._answer = ""
         self._model = ""
         self._parts = 0
         self._sources = 0
@@ -290,8 +291,9 @@ class AISDKEncoder(Encoder):
                 case Source(url=url, title=title):
                     self._sources += 1
                     named = {"title": title} if title else {}
-                    out.append(_part("source-url", sourceId=f"source-{self._sources}", url=url, **named))
+                    out.append(_part("source-url", sourceId=f"{self._answer}-source-{self._sources}", url=url, **named))
                 case Started():
+                    self._answer = event.id
                     self._model = event.model
                     out.append(_part("start", messageId=self._message_id or event.id))
                     out.append(_part("start-step"))
