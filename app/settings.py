@@ -51,6 +51,13 @@ Url = Annotated[str, _matching(r"https?://\S+", "an http:// or https:// URL")]
 # Strict about what it holds, because a key pasted here by mistake would be named in answers ("set ... and restart").
 Variable = Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
 KeyHash = Annotated[str, _matching(r"[0-9a-fA-F]{64}", "the hex SHA-256 of a key (64 digits), not the key")]
+Origin = Annotated[
+    str,
+    _matching(
+        r"\*|(?!http://[^/]*:80$|https://[^/]*:443$)[a-z][a-z0-9+.-]*://[^/\s*,A-Z?#@]+",
+        "an origin as browsers write it (small letters, no path, no default port: 'https://app.example'), or '*'",
+    ),
+]
 ProviderKind = Literal["openai", "anthropic", "local"]
 
 # Values that are, or by mistake may be, a key: an error names the place and not the value.
@@ -60,7 +67,6 @@ SECRET = frozenset({"server.api_keys_sha256", "local.api_key", "providers.*.api_
 # starts, and named in a warning at start, so that nobody believes it acts. Remove a key here when it does.
 NOT_YET = frozenset(
     {
-        "server.cors_origins",
         "store",
         "tools",
     }
@@ -83,7 +89,7 @@ class Server(_Section):
     max_streams: Count = 1000
     write_timeout_s: Seconds = 60.0
     drain_s: Pause = 20.0
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: tuple[Origin, ...] = ()
 
 
 class Timeouts(_Section):

@@ -200,6 +200,7 @@ SERVER_KEYS = (
     "api_keys_sha256, cors_origins, drain_s, heartbeat_s, hold_s, max_body_bytes, max_streams, write_timeout_s"
 )
 SECTIONS = "breaker, default_model, local, models, providers, retry, server, store, timeouts, tools"
+ORIGIN = "an origin as browsers write it (small letters, no path, no default port: 'https://app.example'), or '*'"
 MISTAKES = [
     # unknown keys, with the nearest
     ("[sever]", f"unknown key 'sever'; known: {SECTIONS}. Did you mean 'server'?"),
@@ -228,6 +229,13 @@ MISTAKES = [
     ("[timeouts]\nidle_s = true", "timeouts.idle_s = True: should be a number"),
     ('[timeouts]\nidle_s = "30s"', "timeouts.idle_s = '30s': should be a number"),
     ('[server]\ncors_origins = "*"', "server.cors_origins = '*': should be a list"),
+    *(
+        (f'[server]\ncors_origins = ["*", "{wrong}"]', f"server.cors_origins.1 = '{wrong}': should be {ORIGIN}")
+        for wrong in (
+            *("app.example", "https://app.example/", "https://App.example", "https://app.example:443", "http://x:80"),
+            *("null", "", "https://*.example", "https://a,https://b", "https://u@a.example", "https://a?x", "//a"),
+        )
+    ),
     ("default_model = 5", "default_model = 5: should be text"),
     ("[local]\nenabled = 5", "local.enabled = 5: should be a valid boolean, unable to interpret input"),
     # wrong values
@@ -409,7 +417,6 @@ def test_the_default_model_goes_by_the_keys(
 
 def test_keys_without_effect_are_named(load: Load) -> None:
     assert load(PUBLISHED).without_effect == (
-        "server.cors_origins",
         "store.resume_grace_s",
         "store.resume_ttl_s",
         "store.url",

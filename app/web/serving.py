@@ -33,6 +33,7 @@ from ..formats import FORMATS
 from ..house import House
 from ..registry import nearest
 from ..response import Streamed, whole
+from .cors import is_preflight, preflight, share, welcome
 
 log = logging.getLogger("sluiceway")
 
@@ -145,8 +146,10 @@ def _infinite(value: object, at: str = "") -> str | None:
 
 
 def from_another_site(request: Request) -> bool:
-    """Whether a browser says that a page of another site asks."""
-    return request.headers.get("Sec-Fetch-Site") == "cross-site"
+    """Whether a browser says that a page of another site asks, which is of none of `server.cors_origins`."""
+    if request.headers.get("Sec-Fetch-Site") != "cross-site":
+        return False
+    return not welcome(request, house().settings.server.cors_origins)
 
 
 def _read(request: Request, limit: int) -> bytes:
@@ -203,7 +206,8 @@ def error_response(error: SluicewayError, format_name: str) -> Response:
 
 
 def dress(owner: Blueprint | Flask, format_name: str) -> None:
-    """Make every failure of `owner`'s views JSON in the format's shape, and every answer carry `X-Request-ID`."""
+    """Make every failure of `owner`'s views JSON in the format's shape, and every answer carry `X-Request-ID`, and tell
+    who may read it (`server.cors_origins`)."""
 
     def failed(exc: Exception) -> Response:
         return error_response(_ours(exc), format_for(request.path) if isinstance(owner, Flask) else format_name)
@@ -211,8 +215,14 @@ def dress(owner: Blueprint | Flask, format_name: str) -> None:
     def stamped(response: Response) -> Response:
         if "X-Request-ID" not in response.headers:
             response.headers["X-Request-ID"] = request_id()
+        share(response, request, house().settings.server.cors_origins)
         return response
 
+    def asked_before() -> Response | None:
+        origins = house().settings.server.cors_origins
+        return preflight(request) if origins and is_preflight(request) else None
+
+    owner.before_request(asked_before)
     owner.register_error_handler(Exception, failed)
     owner.after_request(stamped)
 
