@@ -211,7 +211,8 @@ def _field(loc: tuple[int | str, ...]) -> str:
 
 # What pydantic puts into a location for the branch of a union it tried.
 _BRANCHES = frozenset(
-    {"str", "int", "float", "bool", "list", "dict", "none", "TextPart", "ContentPart", "NamedTool", "Block", "UIMessage"}
+    {"str", "int", "float", "bool", "list", "dict", "none"}
+    | {"TextPart", "ContentPart", "NamedTool", "ChosenTool", "Block", "UIMessage"}
 )
 
 
