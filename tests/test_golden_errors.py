@@ -19,7 +19,8 @@ from app.formats.base import json_bytes
 from app.request import ChatRequest, Message
 
 GOLDEN = Path(__file__).parent / "golden" / "errors"
-REQUEST = ChatRequest(dialect="native", messages=(Message.of("user", "Hi"),), include_usage=True)
+BODY = {"threadId": "t-1", "runId": "run-1", "messages": []}  # what AG-UI names its answers by
+REQUEST = ChatRequest(dialect="native", body=BODY, messages=(Message.of("user", "Hi"),), include_usage=True)
 
 
 def codes(cls: type[SluicewayError] = SluicewayError) -> list[type[SluicewayError]]:
