@@ -222,6 +222,12 @@ def test_chat_completions_whole(server: Service, door: Door) -> None:
     assert (response.status_code, response.headers["Content-Type"]) == (200, "application/json")
     said = response.json()
     assert (said.pop("id")[:4], said.pop("created") > 0) in [("chat", True), ("msg_", True)]
+    of_the_provider = {}
+    if door.provider == "openai":  # what only its protocol knows is there as well
+        assert (said.pop("service_tier"), said.pop("system_fingerprint")) == ("default", "fp_sluiceway")
+        details = ("prompt_tokens_details", "completion_tokens_details")
+        of_the_provider = {name: said["usage"][name] for name in details}
+        assert of_the_provider["completion_tokens_details"]["accepted_prediction_tokens"] == 0
     assert said == {
         "object": "chat.completion",
         "model": UNICODE,
@@ -233,7 +239,7 @@ def test_chat_completions_whole(server: Service, door: Door) -> None:
                 "finish_reason": "stop",
             }
         ],
-        "usage": {"prompt_tokens": 25, "completion_tokens": 16, "total_tokens": 41},
+        "usage": {"prompt_tokens": 25, "completion_tokens": 16, "total_tokens": 41, **of_the_provider},
     }
 
 
@@ -276,6 +282,8 @@ def test_messages_whole(server: Service, door: Door) -> None:
     assert (response.status_code, response.headers["Content-Type"]) == (200, "application/json")
     said = response.json()
     assert said.pop("id")
+    cached = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}  # the provider's own counts
+    of_the_provider = cached if door.provider == "anthropic" else {}
     assert said == {
         "type": "message",
         "role": "assistant",
@@ -283,7 +291,7 @@ def test_messages_whole(server: Service, door: Door) -> None:
         "content": [{"type": "text", "text": answer(UNICODE).text}],
         "stop_reason": "end_turn",
         "stop_sequence": None,
-        "usage": {"input_tokens": 25, "output_tokens": 16},
+        "usage": {"input_tokens": 25, "output_tokens": 16, **of_the_provider},
     }
 
 

@@ -77,7 +77,7 @@ def _lists(merged: dict[str, Any], said: Fields) -> dict[str, Any]:
     return merged
 
 
-_NOT_THESE = ("choices", "object")
+_NOT_THESE = ("choices", "object", "obfuscation")  # the last is noise, against who counts a stream's bytes
 
 
 class _Text(list[str]):
