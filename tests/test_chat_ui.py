@@ -298,6 +298,8 @@ class TestUIMessages:
             ({"messages": [user({"type": "file", "url": "blob:x"})]}, "messages[0].parts[0]"),
             ({"messages": [user({"type": "file", "url": "data:image/png,raw"})]}, "messages[0].parts[0]"),
             ({"messages": [user({"type": "file", "url": "data:image/png;base64,%%"})]}, "messages[0].parts[0]"),
+            ({"messages": [user({"type": "file", "url": "data:image/png;base64,"})]}, "messages[0].parts[0]"),
+            ({"messages": [user({"type": "file", "url": f"data:image/png;base64,{PNG}\n"})]}, "messages[0].parts[0]"),
             ({"messages": [user({"type": "file", "url": f"data:;base64,{PNG}"})]}, "messages[0].parts[0]"),
             ({"messages": [user({"type": "file", "url": f"data:text/csv;base64,{PNG}"})]}, "messages[0].parts[0]"),
             (

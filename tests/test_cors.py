@@ -13,10 +13,14 @@ import requests
 from conftest import Service
 from flask import Flask, Response, request
 from flask.testing import FlaskClient
+from playwright.sync_api import Browser, Page
+from test_page import chromium
 
 import app as sluiceway
 from app import Sluiceway, create_app
-from app.testing import FakeProvider
+from app.testing import FakeProvider, answer
+
+__all__ = ["chromium"]  # a fixture of this module too
 
 OURS, OTHER = "https://app.example", "https://evil.example"
 PREFLIGHT = {"Access-Control-Request-Method": "POST"}
@@ -269,3 +273,72 @@ def test_inside_an_app_our_routes_alone_speak_of_it(inside: Callable[..., FlaskC
     answered = client.post("/ask", json=STREAM, headers=page)  # a view of the app's own: its own business
     assert (answered.status_code, cors(answered)) == (200, {})
     answered.get_data()
+
+
+# In a real browser: three origins, of which the one that is asked is on another site than the two that ask.
+
+FETCH = """async ([url, body]) => {
+    const headers = {"content-type": "application/json", "x-api-key": "k", "anthropic-version": "2023-06-01"};
+    try {
+        const got = await fetch(url, {method: "POST", headers, body: JSON.stringify(body)});
+        const named = got.headers.get("x-request-id") !== null;
+        return [got.status, named, got.headers.get("retry-after"), await got.text()];
+    } catch (error) { return [0, false, null, String(error)]; }
+}"""
+LISTEN = """url => new Promise(done => {
+    const source = new EventSource(url);
+    let text = "";
+    source.onmessage = event => {
+        if (event.data !== "[DONE]") { text += JSON.parse(event.data).text; return; }
+        source.close();
+        done(text);
+    };
+    source.onerror = () => { source.close(); done(null); };
+})"""
+
+
+@pytest.fixture(scope="module")
+def beside(
+    start_service: Callable[..., Service], fake_provider_server: FakeProvider, server: Service
+) -> Iterator[Service]:
+    """A service for pages of `server`, under the name that makes that another site."""
+    origins = f'["http://localhost:{server.port}"]'
+    service = start_service({**fake_provider_server.env, "SLUICEWAY_SERVER__CORS_ORIGINS": origins})
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    with chromium.new_context() as context:
+        yield context.new_page()
+
+
+def test_a_page_of_a_configured_origin_reads_answers_and_errors(
+    page: Page, beside: Service, server: Service, fake_provider: FakeProvider
+) -> None:
+    page.goto(f"http://localhost:{server.port}/healthz")
+
+    def fetched(path: str, body: Any) -> Any:
+        return page.evaluate(FETCH, [beside.url + path, body])
+
+    message = {"messages": [{"role": "user", "content": "hi"}]}
+    status, named, _, text = fetched("/api/chat", {**message, "model": "openai/fake-n3"})
+    assert (status, named, text[-14:]) == (200, True, "data: [DONE]\n\n")
+    status, named, retry_after, text = fetched("/v1/messages", {**message, "model": "anthropic/fake-e529-ra3"})
+    assert (status, named, retry_after) == (503, True, "3")
+    assert "overloaded_error" in text
+    assert fetched("/nowhere", {})[:2] == [404, True]
+    query = "?prompt=hi&model=openai/fake-n3"
+    assert page.evaluate(LISTEN, f"{beside.url}/chat{query}") == answer("fake-n3").text
+    assert len(fake_provider.requests) == 3
+
+
+def test_a_strangers_page_reads_nothing_and_asks_no_model(
+    page: Page, beside: Service, fake_provider: FakeProvider
+) -> None:
+    page.goto(fake_provider.openai_base_url.replace("127.0.0.1", "localhost"))
+    status, *_, text = page.evaluate(FETCH, [f"{beside.url}/v1/streams", STREAM])
+    assert (status, text) == (0, "TypeError: Failed to fetch")
+    assert page.evaluate(LISTEN, f"{beside.url}/chat?prompt=hi&model=openai/fake-n3") is None
+    assert not any(request.method == "POST" for request in fake_provider.requests)  # it is the page's own host, too

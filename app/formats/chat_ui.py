@@ -78,7 +78,7 @@ class ChatUI:
 
 
 _DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),")
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]++={0,2}")
 
 
 def picture(url: str, media_type: str | None, where: str) -> Image:
