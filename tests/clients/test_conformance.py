@@ -1,0 +1,203 @@
+"""Every client, unmodified, in a process of its own, against a real gunicorn in front of the fake provider: it shows
+what the provider said, tells of every failure, and when it leaves, upstream is closed. The table is in cases.py."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import pytest
+import readme
+import requests
+from cases import CASES, TOOL_NAMES, TOOLS, Cell, Told, cells
+from conftest import ROOT, Service
+from driving import Drivers, Job, Seen, interpreter
+
+from app.testing import FakeProvider, answer, text_after
+
+KEY = "sk-one-that-is-accepted"
+HEARTBEAT_S = 0.5
+LEAVE_AFTER = 3  # pieces of text
+
+CELLS = {cell.id: cell for cell in cells()}
+
+
+class Services(NamedTuple):
+    provider: FakeProvider
+    patient: Service
+    hasty: Service  # its status line waits for nothing
+
+
+@pytest.fixture(scope="module")
+def services(start_service: Callable[..., Service]) -> Iterator[Services]:
+    with FakeProvider() as provider:
+        env = {
+            **provider.env,
+            "SLUICEWAY_SERVER__API_KEYS_SHA256": json.dumps([hashlib.sha256(KEY.encode()).hexdigest()]),
+            "SLUICEWAY_SERVER__HEARTBEAT_S": str(HEARTBEAT_S),
+        }
+        patient = start_service(env)
+        hasty = start_service({**env, "SLUICEWAY_SERVER__HOLD_S": "0"})
+        yield Services(provider, patient, hasty)
+        patient.stop()
+        hasty.stop()
+
+
+def model_of(cell: Cell) -> str:
+    """A name that only this cell has, so that its request is found in the provider's books. It seeds the words, too."""
+    return f"cell{list(CELLS).index(cell.id)}-{cell.case.parts}"
+
+
+def job_of(cell: Cell, services: Services) -> Job:
+    case = cell.case
+    return {
+        "id": cell.id,
+        "way": cell.client.way,
+        "url": (services.hasty if case.hasty else services.patient).url,
+        "model": f"{cell.provider}/{model_of(cell)}",
+        "key": "sk-of-somebody-else" if case.wrong_key else KEY,
+        "tools": TOOLS if cell.offers_tools else [],
+        "leave_after": LEAVE_AFTER if case.kind == "left" else None,
+        "whole": case.whole,
+    }
+
+
+@pytest.fixture(scope="module")
+def drivers(services: Services) -> Iterator[Drivers]:
+    """All of them, at work from the first test on; each test waits for its own."""
+
+    def departed(job: Job) -> bool:
+        model = job["model"].partition("/")[2]
+        with contextlib.suppress(AssertionError):
+            services.provider.wait_for(
+                lambda _: any(gone.request.body["model"] == model for gone in services.provider.departures), 10
+            )
+            return True
+        return False
+
+    jobs: dict[str, list[Job]] = {}
+    for cell in CELLS.values():
+        if interpreter(cell.client.driver).exists():
+            jobs.setdefault(cell.client.driver, []).append(job_of(cell, services))
+    with Drivers(jobs, departed) as running:
+        yield running
+
+
+@pytest.fixture
+def seen(cell: Cell, drivers: Drivers) -> Seen:
+    if not interpreter(cell.client.driver).exists():
+        pytest.skip(f"{cell.client.name} is not installed: make clients")
+    return drivers.seen(cell.id)
+
+
+def each(*kinds: str) -> Any:
+    chosen = [pytest.param(cell, id=cell.id) for cell in CELLS.values() if cell.case.kind in kinds]
+    return pytest.mark.parametrize("cell", chosen)
+
+
+@each("answer")
+def test_an_answer_is_what_the_provider_said(cell: Cell, seen: Seen) -> None:
+    client = cell.client
+    want = answer(model_of(cell), tools=TOOL_NAMES if cell.offers_tools else ())
+    assert seen["error"] is None
+    assert seen["text"] == want.text
+    if not cell.case.whole:
+        assert seen["finish"] == client.word_for(want.finish_reason)
+    if "tools" not in client.without:
+        calls = [[call.id, call.name, json.loads(call.arguments)] for call in want.tool_calls]
+        assert seen["calls"] == calls
+    if "reasoning" not in client.without:
+        assert seen["reasoning"] == want.reasoning
+    if "usage" not in client.without:
+        assert seen["usage"] == [want.input_tokens, want.output_tokens]
+    if cell.case.name == "silence":  # each token is a piece, as the next was not there yet
+        assert seen["pieces"] >= want.output_tokens
+
+
+def assert_told(error: dict[str, Any], told: Told, shows: frozenset[str], codes: dict[str, str]) -> None:
+    want = {"status": told.status, "code": codes.get(told.code, told.code)}
+    assert {name: error[name] for name in want if name in shows} == {
+        name: value for name, value in want.items() if name in shows
+    }
+    if "message" in shows:
+        assert told.words in error["message"]
+    if "retry_after" in shows:
+        assert error["retry_after"] == {429: "3", 503: "1"}.get(told.status)
+
+
+@each("refused")
+def test_a_refusal_is_raised_with_its_status(cell: Cell, seen: Seen) -> None:
+    told, errors = cell.case.told, cell.client.errors
+    assert told is not None
+    assert seen["error"] is not None, seen
+    assert seen["error"]["class"] == errors.refused[told.status]
+    assert_told(seen["error"], told, errors.shows_refused, errors.codes)
+    assert seen["text"] == ""
+
+
+@each("broken")
+def test_a_failure_in_the_stream_is_told_behind_the_text_so_far(cell: Cell, seen: Seen) -> None:
+    told, errors = cell.case.told, cell.client.errors
+    assert told is not None
+    assert seen["error"] is not None, seen
+    assert seen["error"]["class"] == (errors.late if errors.late and not cell.case.tokens else errors.broken)
+    assert_told(seen["error"], told, errors.shows_broken, errors.codes)
+    assert seen["text"] == text_after(model_of(cell), cell.case.tokens)
+
+
+@each("left")
+def test_leaving_closes_upstream(cell: Cell, seen: Seen) -> None:
+    assert seen["error"] is None
+    assert seen["left"]
+    assert seen["text"]
+    assert answer(model_of(cell)).text.startswith(seen["text"])
+    assert seen["departed"]
+
+
+MESSAGES = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+HEARTBEATS = {  # route -> what is asked there, and a sign of life as it stands in the body
+    "/v1/chat/completions": (MESSAGES, b": ping\n"),
+    "/v1/messages": (MESSAGES | {"max_tokens": 9}, b"event: ping\n"),
+    "/v1/streams": ({"prompt": "hi"}, b": ping\n"),
+    "/chat": ({"prompt": "hi"}, b": ping\n"),
+    "/chat/stream": ({"message": "hi"}, b": ping\n"),
+}
+
+
+def test_the_silence_was_full_of_heartbeats(services: Services) -> None:
+    """Which is what the clients had to read over."""
+    parts = CASES["silence"].parts
+
+    def heard(route: str) -> int:
+        body, heartbeat = HEARTBEATS[route]
+        asked = {"model": f"openai/heard-{parts}", **body}
+        headers = {"Authorization": f"Bearer {KEY}"}
+        return requests.post(services.hasty.url + route, json=asked, headers=headers, timeout=30).content.count(
+            heartbeat
+        )
+
+    with ThreadPoolExecutor() as pool:
+        counts = dict(zip(HEARTBEATS, pool.map(heard, HEARTBEATS), strict=True))
+    assert min(counts.values()) >= 4, counts  # in three times 1.5 s
+
+
+def test_the_readme_has_this_table() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    shown = text.partition(f"{readme.BEGIN}\n")[2].partition(f"\n{readme.END}")[0]
+    assert shown == readme.table_of(), "run: python tests/clients/readme.py README.md"
+
+
+def test_every_client_is_pinned() -> None:
+    """What a lock file names is what everyone gets; none says from where."""
+    here = ROOT / "tests/clients"
+    lock = json.loads((here / "package-lock.json").read_text("utf-8"))
+    wanted = json.loads((here / "package.json").read_text("utf-8"))
+    assert lock["packages"][""]["dependencies"] == wanted["dependencies"]
+    for name, package in lock["packages"].items():
+        if name:
+            assert package["integrity"].startswith("sha512-"), name
+            assert "resolved" not in package, name
