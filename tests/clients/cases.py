@@ -11,11 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-PROVIDERS = ("openai", "anthropic")
-
-# Routes that are still to come, and cases that can't be asked of the other provider's models yet.
+# Still to come: routes, a kind of provider, and cases that can be asked in the provider's own protocol only.
 NOT_YET_ROUTES: set[str] = {"/v1/responses", "/api/chat", "/agui"}
+NOT_YET_PROVIDERS: set[str] = {"responses"}
 NOT_YET_ACROSS: set[str] = {"tools"}
+
+# The provider is a model's name up to its slash -> the protocol that is spoken with it.
+PROVIDERS = {"openai": "chat", "anthropic": "messages", "responses": "responses"}
 
 WEATHER: dict[str, Any] = {
     "type": "object",
@@ -108,12 +110,13 @@ class Errors:
 
 
 class Door(NamedTuple):
-    """A route as a client asks it. `own`: the provider whose protocol it speaks, None where that is our own: no tools
-    are offered there, and the fake provider calls one all the same. `finish`: its word for each reason; None: none."""
+    """A route as a client asks it. `protocol`: a provider's, or our own, or that of a front end. `finish`: its word for
+    each reason; None: none. `takes_tools`: the client can offer its own; the fake provider calls one without, too."""
 
     route: str
-    own: str | None
+    protocol: str
     finish: Mapping[str, str] | None
+    takes_tools: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,20 +188,21 @@ EVENT_SOURCE = Errors(dict.fromkeys(BY_STATUS, "ErrorEvent"), "error", shows_ref
 CURL = Errors(dict.fromkeys(BY_STATUS, "exit 22"), "error", shows_refused=frozenset({"code"}))
 CURL_PLAIN = Errors(CURL.refused, "last line", shows_refused=MESSAGE, shows_broken=MESSAGE)
 
-REASONS = ("stop", "length", "tool_calls")
 AI_FINISH = {"stop": "stop", "length": "length", "tool_calls": "tool-calls"}
 
-CHAT = Door("/v1/chat/completions", "openai", {reason: reason for reason in REASONS})
-RESPONSES = Door(
-    "/v1/responses", "openai", {"stop": "completed", "length": "max_output_tokens", "tool_calls": "completed"}
-)
-MESSAGES = Door("/v1/messages", "anthropic", {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"})
-UI = Door("/api/chat", None, dict.fromkeys(REASONS, "ready"))
-AGUI = Door("/agui", None, dict.fromkeys(REASONS, "RUN_FINISHED"))
-STREAMS = Door("/v1/streams", None, CHAT.finish)
-TEXT_SSE = Door("/chat", None, dict.fromkeys(REASONS, "[DONE]"))
-TOKEN_SSE = Door("/chat/stream", None, dict.fromkeys(REASONS, "done"))
-PLAIN = Door("/stream/<provider>", None, None)
+CHAT_FINISH = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
+RESPONSES_FINISH = {"stop": "completed", "length": "max_output_tokens", "tool_calls": "completed"}
+MESSAGES_FINISH = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+
+CHAT = Door("/v1/chat/completions", "chat", CHAT_FINISH, takes_tools=True)
+RESPONSES = Door("/v1/responses", "responses", RESPONSES_FINISH, takes_tools=True)
+MESSAGES = Door("/v1/messages", "messages", MESSAGES_FINISH, takes_tools=True)
+UI = Door("/api/chat", "ui", dict.fromkeys(CHAT_FINISH, "ready"))
+AGUI = Door("/agui", "agui", dict.fromkeys(CHAT_FINISH, "RUN_FINISHED"), takes_tools=True)
+STREAMS = Door("/v1/streams", "native", CHAT_FINISH)
+TEXT_SSE = Door("/chat", "text", dict.fromkeys(CHAT_FINISH, "[DONE]"))
+TOKEN_SSE = Door("/chat/stream", "text", dict.fromkeys(CHAT_FINISH, "done"))
+PLAIN = Door("/stream/<provider>", "text", None)
 
 NOT_WHOLE = {"whole": "only streams"}
 NO_FIELD = {"reasoning": "reads nothing that OpenAI's own chat protocol does not have"}
@@ -251,17 +255,17 @@ class Cell(NamedTuple):
         return f"{self.client.slug}-{self.case.name}-{self.provider}"
 
     @property
-    def across(self) -> bool:
-        """The client's protocol is another provider's."""
-        return self.client.door.own not in (None, self.provider)
-
-    @property
     def offers_tools(self) -> bool:
-        return self.case.tools and self.client.door.own is not None
+        return self.case.tools and self.client.door.takes_tools
 
     @property
     def not_yet(self) -> bool:
-        return self.client.door.route in NOT_YET_ROUTES or (self.across and self.case.name in NOT_YET_ACROSS)
+        across = PROVIDERS[self.provider] != self.client.door.protocol
+        return (
+            self.client.door.route in NOT_YET_ROUTES
+            or self.provider in NOT_YET_PROVIDERS
+            or (across and self.case.name in NOT_YET_ACROSS and self.client.door.takes_tools)
+        )
 
 
 def cells() -> Iterator[Cell]:

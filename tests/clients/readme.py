@@ -5,27 +5,29 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cases import CASES, CLIENTS, NOT_YET_ACROSS, NOT_YET_ROUTES, Case, Client
+from cases import CASES, CLIENTS, NOT_YET_PROVIDERS, PROVIDERS, Case, Cell, Client
 
 BEGIN, END = "<!-- clients -->", "<!-- /clients -->"
-YES, OWN, NO = "yes", "own", "–"
+YES, OWN, NO, LATER = "yes", "own", "–", "later"
+ASKED = [provider for provider in PROVIDERS if provider not in NOT_YET_PROVIDERS]
 
 
 def cell(client: Client, case: Case) -> str:
     if case.name in client.without:
         return NO
-    return OWN if client.door.own is not None and case.name in NOT_YET_ACROSS else YES
+    not_yet = sum(Cell(client, case, provider).not_yet for provider in ASKED)
+    return YES if not not_yet else OWN if not_yet < len(ASKED) else LATER
 
 
 def table_of() -> str:
     """In Markdown: a row a client, a column a case, what the columns are, and why a client has no notion of one."""
-    shown = [client for client in CLIENTS.values() if client.door.route not in NOT_YET_ROUTES]
+    shown = [client for client in CLIENTS.values() if cell(client, CASES["text"]) != LATER]
     lines = [f"| | asks | {' | '.join(CASES)} |", "|---" * (len(CASES) + 2) + "|"]
     for client in shown:
         cells = [cell(client, case) for case in CASES.values()]
         lines.append(f"| {client.name} | `{client.door.route}` | {' | '.join(cells)} |")
     lines += ["", "; ".join(f"*{case.name}*: {case.about}" for case in CASES.values()) + "."]
-    if NOT_YET_ACROSS:
+    if any(f"| {OWN} |" in line for line in lines):
         lines += ["", f"`{OWN}`: with models of the protocol's own provider only."]
     why: dict[str, dict[str, list[str]]] = {}
     for client in shown:

@@ -8,12 +8,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import readme
 import requests
-from cases import CASES, TOOL_NAMES, TOOLS, Cell, Told, cells
+from cases import CASES, NOT_YET_PROVIDERS, TOOL_NAMES, TOOLS, Cell, Told, cells
 from conftest import ROOT, Service
 from driving import Drivers, Job, Seen, interpreter
 
@@ -32,11 +33,23 @@ class Services(NamedTuple):
     hasty: Service  # its status line waits for nothing
 
 
+def third_provider(provider: FakeProvider, folder: Path) -> dict[str, str]:
+    """The environment of a service that knows it: the same server, asked in another protocol."""
+    if "responses" in NOT_YET_PROVIDERS:
+        return {}
+    table = {"kind": "openai_responses", "base_url": provider.openai_base_url, "api_key_env": "OPENAI_API_KEY"}
+    config = folder / "sluiceway.toml"
+    lines = [f"{name} = {json.dumps(value)}" for name, value in table.items()]
+    config.write_text("\n".join(["[providers.responses]", *lines, ""]), "utf-8")
+    return {"SLUICEWAY_CONFIG": str(config)}
+
+
 @pytest.fixture(scope="module")
-def services(start_service: Callable[..., Service]) -> Iterator[Services]:
+def services(start_service: Callable[..., Service], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     with FakeProvider() as provider:
         env = {
             **provider.env,
+            **third_provider(provider, tmp_path_factory.mktemp("clients")),
             "SLUICEWAY_SERVER__API_KEYS_SHA256": json.dumps([hashlib.sha256(KEY.encode()).hexdigest()]),
             "SLUICEWAY_SERVER__HEARTBEAT_S": str(HEARTBEAT_S),
         }

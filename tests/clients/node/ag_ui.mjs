@@ -11,7 +11,6 @@ async function run(job, seen) {
     headers: { Authorization: `Bearer ${job.key}` },
   });
   agent.messages = [{ id: "asked", role: "user", content: PROMPT }];
-  const told = (event) => seen.told("RUN_ERROR", event.message, { code: event.code ?? null });
   const parameters = { tools: job.tools, forwardedProps: { model: job.model } };
   await agent.runAgent(parameters, {
     onTextMessageContentEvent({ event }) {
@@ -21,13 +20,13 @@ async function run(job, seen) {
       seen.reasoning += event.delta;
     },
     onRunErrorEvent({ event }) {
-      told(event);
+      if (!seen.left) seen.told(event.type, event.message, { code: event.code ?? null }); // it calls its own leaving one
     },
     onRunFinishedEvent({ event }) {
       seen.finish = event.type;
     },
     onRunFailed({ error }) {
-      seen.error ??= errorOf(error);
+      if (!seen.left) seen.error ??= errorOf(error);
     },
   });
   const answer = agent.messages.filter(({ role }) => role === "assistant");
