@@ -15,6 +15,7 @@ FORMATS: Registry[Format] = Registry(
         "native": ".native:NativeSSE",
         "ndjson": ".native:NDJSON",
         "openai_chat": ".openai_chat:OpenAIChat",
+        "openai_responses": ".openai_responses:OpenAIResponses",
         "anthropic_messages": ".anthropic_messages:AnthropicMessages",
         "ai_sdk": ".ai_sdk:AISDK",
         "agui": ".agui:AGUI",

@@ -78,9 +78,11 @@ class Format(Protocol):
 
 
 class WholeAnswer:
-    """An answer folded from its events, for those who do not stream. `feed` raises the error of a `Failed`."""
+    """An answer folded from its events, for those who do not stream. `feed` raises the error of a `Failed`. `events`
+    are all of them, for formats whose whole form keeps their order."""
 
     def __init__(self) -> None:
+        self.events: list[Event] = []
         self.start: Started | None = None
         self.finish: Finished | None = None
         self.usage = Usage(input_tokens=0, output_tokens=0, source="estimated")
@@ -111,6 +113,7 @@ class WholeAnswer:
 
     def feed(self, events: Iterable[Event]) -> None:
         for event in events:
+            self.events.append(event)
             match event:
                 case TextDelta(text=text, refusal=refusal):
                     self._text.append(text)

@@ -2,7 +2,7 @@
 
 | door | routes |
 |---|---|
-| `openai` | `/v1/chat/completions`, `/v1/models` |
+| `openai` | `/v1/chat/completions`, `/v1/responses`, `/v1/models` |
 | `anthropic` | `/v1/messages` |
 | `streams` | `/v1/streams` |
 | `chat` | the tutorials': `/chat`, `/chat/stream`, `/chat/stream-meta`, `/stream/<provider>`, `/anthropic/stream` |

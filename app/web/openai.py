@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` and `/v1/models`, as OpenAI's SDKs ask and read them."""
+"""`/v1/chat/completions`, `/v1/responses` and `/v1/models`, as OpenAI's SDKs ask and read them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ dress(door, "openai_chat")
 @door.post("/v1/chat/completions")
 def chat_completions() -> Response:
     return serve("openai_chat", provider="openai")
+
+
+@door.post("/v1/responses")
+def responses() -> Response:
+    return serve("openai_responses", provider="openai")
 
 
 @door.get("/v1/models")

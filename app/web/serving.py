@@ -232,6 +232,8 @@ def format_for(path: str) -> str:
     path = path.replace("//", "/")
     if path.startswith("/v1/messages"):
         return "anthropic_messages"
+    if path.startswith("/v1/responses"):
+        return "openai_responses"
     return "openai_chat" if path.startswith("/v1/") and not path.startswith("/v1/streams") else "native"
 
 
