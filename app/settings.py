@@ -58,7 +58,7 @@ Origin = Annotated[
         "an origin as browsers write it (small letters, no path, no default port: 'https://app.example'), or '*'",
     ),
 ]
-ProviderKind = Literal["openai", "anthropic", "local"]
+ProviderKind = Literal["openai", "openai_responses", "anthropic", "local"]
 
 # Values that are, or by mistake may be, a key: an error names the place and not the value.
 SECRET = frozenset({"server.api_keys_sha256", "local.api_key", "providers.*.api_key_env"})

@@ -13,6 +13,7 @@ PROVIDERS: Registry[Provider] = Registry(
     __name__,
     {
         "openai": ".openai:OpenAI",
+        "openai_responses": ".openai_responses:OpenAIResponses",
         "anthropic": ".anthropic:Anthropic",
         "local": ".local:Local",
     },

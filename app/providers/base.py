@@ -6,7 +6,7 @@ import contextlib
 import math
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import httpx2
 
@@ -236,9 +236,13 @@ class Provider(Protocol):
 def refuse_foreign(request: ChatRequest, target: Target) -> None:
     """A field that only the client's protocol knows can't be sent to this target: say which, drop nothing silently."""
     if request.foreign:
-        field = request.foreign[0]
-        raise InvalidRequest(
-            f"{field} can't be sent to {target.name!r}, which speaks another protocol; "
-            "leave it out or choose another model",
-            param=field,
-        )
+        refuse(request.foreign[0], target)
+
+
+def refuse(field: str, target: Target) -> NoReturn:
+    """Raises `InvalidRequest`: the target's protocol has no place for what the client said there."""
+    raise InvalidRequest(
+        f"{field} can't be sent to {target.name!r}, which speaks another protocol; "
+        "leave it out or choose another model",
+        param=field,
+    )

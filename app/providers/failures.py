@@ -62,7 +62,7 @@ _FAILURES = (
         ContentFiltered,
         "filtered the content",
     ),
-    _Row(range(400, 500), "invalid_request|not_found|too_large", "", ProviderRejected, "refused the request"),
+    _Row(range(400, 500), "invalid_|not_found|too_large|image|policy", "", ProviderRejected, "refused the request"),
     _Row(range(1000), "", "", ProviderUnavailable, "failed"),
 )
 

@@ -5,9 +5,9 @@
     answer("fake-tool1-once", tools=["clock"])  a call of `clock`; with step=1 the text that follows its result
     answer("fake-n20-cont", prefill=arrived)    what is still to come of an answer that begins with `arrived`
 
-The answer does not depend on the wire: call ids, text and counts are the same from `/v1/chat/completions` and
-`/v1/messages`. A fault never changes the answer, only how much of it arrives. `max_tokens` and the like are recorded,
-not obeyed.
+The answer does not depend on the wire: call ids, text and counts are the same from `/v1/chat/completions`,
+`/v1/responses` and `/v1/messages`. A fault never changes the answer, only how much of it arrives. `max_tokens` and the
+like are recorded, not obeyed.
 """
 
 import json
@@ -153,8 +153,8 @@ def compose(behaviour: Behaviour, prompt: str, tools: Sequence[str], step: int, 
 
 
 def compose_for(behaviour: Behaviour, body: dict[str, Any]) -> Answer:
-    """The answer to a request body of either protocol; all that differs here is where a tool keeps its name."""
-    messages = _messages(body)
+    """The answer to a request body of any protocol; what differs here is where a tool keeps its name, and Responses."""
+    messages = _messages(body) or _messages_of_items(body.get("input"))
     prompts = [message.get("content") for message in messages if message.get("role") == "user"]
     offered = [tool.get("function", tool).get("name", "") for tool in body.get("tools") or []]
     step = sum(_calls_tools(message) for message in messages if message.get("role") == "assistant")
@@ -172,8 +172,24 @@ def _messages(body: dict[str, Any]) -> list[dict[str, Any]]:
     return [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
 
 
+def _messages_of_items(items: Any) -> list[dict[str, Any]]:
+    """The input of a Responses request as messages; the calls of one turn are one message."""
+    if isinstance(items, str):
+        return [{"role": "user", "content": items}]
+    messages: list[dict[str, Any]] = []
+    for item in items if isinstance(items, list) else []:
+        if "role" in item:
+            messages.append(item)
+        elif item.get("type") == "function_call" and not (messages and _calls_tools(messages[-1])):
+            messages.append({"role": "assistant", "tool_calls": [item]})
+        elif item.get("type") == "function_call_output":
+            messages.append({"role": "tool"})
+    return messages
+
+
 def _text(content: Any) -> str:
-    return "".join(str(block.get("text", "")) for block in _blocks(content) if block.get("type") == "text")
+    texts = ("text", "input_text", "output_text")
+    return "".join(str(block.get("text", "")) for block in _blocks(content) if block.get("type") in texts)
 
 
 def _blocks(content: Any) -> list[dict[str, Any]]:

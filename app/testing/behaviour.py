@@ -146,7 +146,7 @@ _TROUBLE = (  # what `times2` takes back after two requests
 _MANNERS = (
     Part("times2", "times", int, "only the first 2 requests for this model name are late or fail, later ones do not"),
     Part("leak", "leak", None, "the message of e429, err5 holds the caller's API key and an internal URL"),
-    Part("nodone", "no_done", None, "finish reason, but no [DONE] / message_stop"),
+    Part("nodone", "no_done", None, "finish reason, but no [DONE] / message_stop (Responses has none)"),
     Part("nousage", "no_usage", None, "no usage anywhere"),
     Part("crlf", "crlf", None, "CRLF line ends"),
     Part("drip", "drip", None, "every byte its own HTTP chunk"),

@@ -23,8 +23,8 @@ from .wires import WIRES
 
 
 class FakeProvider:
-    """A real HTTP server that speaks OpenAI Chat Completions and Anthropic Messages, as well as the model's name lets
-    it.
+    """A real HTTP server that speaks OpenAI Chat Completions, OpenAI Responses and Anthropic Messages, as well as the
+    model's name lets it.
 
     It listens from construction until `close()`::
 
