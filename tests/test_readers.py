@@ -1,7 +1,8 @@
 """What providers send, and which events it is: whole, byte by byte, and cut in two at every position.
 
 `recorded/` holds streams in the dialects of real providers (shortened, ids made up; the comment on top says what is
-particular), and `DIALECTS` the events of each. The variations on them are in `OPENAI` and `ANTHROPIC`, one idea a row.
+particular), and `DIALECTS` the events of each. The variations on them are in `OPENAI`, `RESPONSES` and `ANTHROPIC`, one
+idea a row.
 Two things hold for any bytes at all, and `read` asserts them every time: the order of the events is legal, and there is
 one terminal event. A failure is shown by its error's class.
 """
@@ -48,6 +49,7 @@ from app.events import (
 )
 from app.providers.anthropic_reader import AnthropicReader
 from app.providers.openai_chat_reader import OpenAIChatReader
+from app.providers.openai_responses_reader import OpenAIResponsesReader
 from app.providers.sse import MAX_FRAME_BYTES
 from app.testing import answer
 from app.testing.answers import CallArguments, CallStarted, Reasoning, Text
@@ -57,7 +59,11 @@ from app.testing.wires import WIRES, Call
 from app.testing.wires.anthropic import SIGNATURE
 
 RECORDED = Path(__file__).parent / "recorded"
-READERS = {"openai_chat": OpenAIChatReader, "anthropic_messages": AnthropicReader}
+READERS = {
+    "openai_chat": OpenAIChatReader,
+    "openai_responses": OpenAIResponsesReader,
+    "anthropic_messages": AnthropicReader,
+}
 
 # The identity the reader is given, for what the provider's frames leave open.
 OURS = Started(id="ours", model="asked", provider="p", created=7)
@@ -111,8 +117,8 @@ def ended(call_id: str, name: str, arguments: str) -> list[Event]:
     return [ToolCallEnded(call_id=call_id, name=name, arguments=arguments)]
 
 
-def usage(input_tokens: int, output_tokens: int) -> list[Event]:
-    return [Usage(input_tokens=input_tokens, output_tokens=output_tokens)]
+def usage(input_tokens: int, output_tokens: int, **more: int) -> list[Event]:
+    return [Usage(input_tokens=input_tokens, output_tokens=output_tokens, **more)]
 
 
 def stop(reason: Any = "stop", stop_sequence: str | None = None) -> list[Event]:
@@ -180,6 +186,36 @@ DIALECTS: dict[str, Seen] = {
         Started(id="gen-1763720006-aB", model="moonshotai/kimi-k2", provider="p", created=1763720006),
         *text("The answer"),
         ProviderRateLimited,
+    ],
+    "openai_responses/text": [
+        Started(id="resp_R1", model="gpt-5-2025-08-07", provider="p", created=1763720007),
+        *text("Grüezi", " 東京 👩‍💻"),
+        *usage(1200, 15, cached_tokens=1024),
+        *stop(),
+    ],
+    "openai_responses/thinking_tools": [
+        Started(id="resp_R2", model="o4-mini", provider="p", created=1763720007),
+        *reasoning("**Wea", "ther**", "\n\n", "A tool, then."),
+        ReasoningEnded(signature="gAAAAAwhole"),
+        *begun("call_A", "get_weather", '{"city":"Zür', 'ich"}'),
+        *ended("call_A", "get_weather", '{"city":"Zürich"}'),
+        *begun("call_B", "get_time", "{}"),
+        *ended("call_B", "get_time", "{}"),
+        *usage(60, 150, reasoning_tokens=128),
+        *stop("tool_calls"),
+    ],
+    "openai_responses/web_search": [
+        Started(id="resp_R3", model="gpt-5", provider="p", created=1763720007),
+        *text("It is sunny."),
+        Source(url="https://example.org/w", title="Weather"),
+        *usage(300, 40),
+        *stop("length"),
+    ],
+    "openai_responses/failed": [
+        Started(id="resp_R4", model="gpt-5", provider="p", created=1763720007),
+        *text("The answer"),
+        *usage(5, 2),
+        ProviderOverloaded,
     ],
     "anthropic_messages/text": [
         Started(id="msg_01A", model="claude-sonnet-4-5", provider="p", created=7, input_tokens=25),
@@ -913,9 +949,363 @@ ANTHROPIC: dict[str, tuple[bytes, Seen]] = {
 }
 
 
+def response(kind: str, **fields: Any) -> bytes:
+    """An event of the response's life."""
+    said = {"id": "c", "created_at": 9, "model": "m", **fields}
+    return event(f"response.{kind}", response=said)
+
+
+def item_added(index: int, item: Any) -> bytes:
+    return event("response.output_item.added", output_index=index, item=item)
+
+
+def item_done(index: int, item: Any) -> bytes:
+    return event("response.output_item.done", output_index=index, item=item)
+
+
+def delta(kind: str, piece: str, index: int = 0, **fields: Any) -> bytes:
+    return event(f"response.{kind}.delta", output_index=index, delta=piece, **fields)
+
+
+def arguments(piece: str, index: int, **fields: Any) -> bytes:
+    return delta("function_call_arguments", piece, index, **fields)
+
+
+def called(call_id: str | None, name: str, said: str = "", item_id: str | None = None) -> dict[str, Any]:
+    return {"type": "function_call", "id": item_id, "call_id": call_id, "name": name, "arguments": said}
+
+
+def counts(input_tokens: Any, output_tokens: Any) -> dict[str, Any]:
+    return {"usage": {"input_tokens": input_tokens, "output_tokens": output_tokens}}
+
+
+CREATED = response("created")
+SAID = delta("output_text", "Hi", item_id="M", content_index=0, logprobs=[])
+COMPLETED = response("completed", **counts(3, 4))
+FINE = hi(*usage(3, 4), *stop())
+MESSAGE = {"type": "message", "id": "M", "role": "assistant", "content": [{"type": "output_text", "text": "Hi"}]}
+TWO_ITEMS: Seen = [
+    C,
+    *[*begun("A", "f", A), *ended("A", "f", A), *begun("B", "f", B), *ended("B", "f", B)],
+    *[*usage(3, 4), *stop("tool_calls")],
+]
+
+RESPONSES: dict[str, tuple[bytes, Seen]] = {
+    # The frame of an answer
+    "as little as can be": (
+        data({"type": "response.created"})
+        + data({"type": "response.output_text.delta", "delta": "Hi"})
+        + data({"type": "response.completed"}),
+        [OURS, *text("Hi"), *stop()],
+    ),
+    "every optional field is null": (
+        event("response.created", response=None)
+        + response("in_progress", id=None, created_at=None, model=None, usage=None, output=None, error=None)
+        + item_added(0, None)
+        + item_done(0, None)
+        + event("response.output_item.added", output_index=None, item=MESSAGE)
+        + event("response.output_text.delta", delta=None, output_index=None, error=None)
+        + event("response.output_text.annotation.added", annotation=None)
+        + event("response.function_call_arguments.delta", delta=None, item_id=None)
+        + SAID
+        + event("response.completed", response={"usage": None, "output": None, "incomplete_details": None}),
+        [OURS, *text("Hi"), *stop()],
+    ),
+    "created is a float": (
+        response("created", created_at=1763720000.75) + SAID + COMPLETED,
+        [Started(id="c", model="m", provider="p", created=1763720000), *text("Hi"), *usage(3, 4), *stop()],
+    ),
+    "CRLF": ((CREATED + SAID + COMPLETED).replace(b"\n", b"\r\n"), FINE),
+    "CR": ((CREATED + SAID + COMPLETED).replace(b"\n", b"\r"), FINE),
+    "byte order mark": (b"\xef\xbb\xbf" + CREATED + SAID + COMPLETED, FINE),
+    "without event names": ((CREATED + SAID + COMPLETED).replace(b"event: ", b"x: "), FINE),
+    "comments, keep-alive, events and items of the future": (
+        b": ping\n\n"
+        + event("keepalive")
+        + response("queued")
+        + event("response.shell_call_output_content.delta", delta={"stdout": "no"}, output_index="x")
+        + event("response.x", item=[], response=7, usage=7, annotation=5)
+        + item_added(0, {"type": "hologram", "id": 5, "arguments": {"a": 1}, "content": "no", "summary": 7})
+        + delta("hologram", "no")
+        + item_done(0, {"type": "hologram", "id": 5, "arguments": {"a": 1}, "content": "no", "summary": 7})
+        + data({"hello": 1})
+        + data({"type": None})
+        + SAID
+        + COMPLETED,
+        FINE,
+    ),
+    "created only once": (CREATED + CREATED + response("in_progress") + SAID + COMPLETED, FINE),
+    "[DONE] after the end": (CREATED + SAID + COMPLETED + DONE, FINE),
+    "nothing is read behind the end": (CREATED + SAID + COMPLETED + SAID + event("error", error={"type": "x"}), FINE),
+    # Text
+    "text of every plane": (
+        CREATED + delta("output_text", "é 語 😀 a\u2028b\u2029c\x85d\x0be\r\nf") + COMPLETED,
+        [C, *text("é 語 😀 a\u2028b\u2029c\x85d\x0be\r\nf"), *usage(3, 4), *stop()],
+    ),
+    "a refusal says so": (
+        CREATED + delta("refusal", "I can't.") + COMPLETED,
+        [C, TextDelta(text="I can't.", refusal=True), *usage(3, 4), *stop()],
+    ),
+    "an empty delta is no event": (CREATED + delta("output_text", "") + SAID + COMPLETED, FINE),
+    "the ends of parts repeat what was said": (
+        CREATED
+        + item_added(0, {**MESSAGE, "content": []})
+        + SAID
+        + event("response.output_text.done", output_index=0, text="Hi")
+        + event("response.content_part.done", output_index=0, part={"type": "output_text", "text": "Hi"})
+        + item_done(0, MESSAGE)
+        + response("completed", output=[MESSAGE], **counts(3, 4)),
+        FINE,
+    ),
+    "a message that comes whole": (CREATED + item_done(0, MESSAGE) + COMPLETED, FINE),
+    "a refusal that comes whole": (
+        CREATED + item_done(0, {**MESSAGE, "content": [{"type": "refusal", "refusal": "No."}]}) + COMPLETED,
+        [C, TextDelta(text="No.", refusal=True), *usage(3, 4), *stop()],
+    ),
+    "an answer that comes whole": (
+        CREATED + response("completed", output=[MESSAGE, called("A", "f", A), {"type": "x", "id": 5}], **counts(3, 4)),
+        hi(*begun("A", "f", A), *ended("A", "f", A), *usage(3, 4), *stop("tool_calls")),
+    ),
+    "nothing but its last event": (response("completed", output=[MESSAGE], **counts(3, 4)), FINE),
+    "a message with two parts, and two messages": (
+        CREATED
+        + SAID
+        + delta("output_text", "!", content_index=1)
+        + item_done(0, MESSAGE)
+        + delta("output_text", "Ho", 1)
+        + item_done(1, MESSAGE)
+        + COMPLETED,
+        hi(*text("!", "Ho"), *usage(3, 4), *stop()),
+    ),
+    "sources": (
+        CREATED
+        + SAID
+        + event("response.output_text.annotation.added", annotation={"type": "url_citation", "url": "u"})
+        + event("response.output_text.annotation.added", annotation={"type": "file_citation", "file_id": "f"})
+        + COMPLETED,
+        hi(Source(url="u"), *usage(3, 4), *stop()),
+    ),
+    # Reasoning
+    "the thought itself, of open models": (
+        CREATED + delta("reasoning_text", "Hm", content_index=0) + delta("output_text", "Hi", 1) + COMPLETED,
+        [C, *reasoning("Hm"), *text("Hi"), *usage(3, 4), *stop()],
+    ),
+    "a thought that comes whole": (
+        CREATED
+        + item_done(0, {"type": "reasoning", "summary": [{"text": "H"}, {"text": "m"}], "encrypted_content": "E"})
+        + SAID
+        + COMPLETED,
+        [C, *reasoning("H\n\nm"), ReasoningEnded(signature="E"), *text("Hi"), *usage(3, 4), *stop()],
+    ),
+    "a thought that only the provider can read": (
+        CREATED + item_done(0, {"type": "reasoning", "summary": [], "encrypted_content": "E"}) + SAID + COMPLETED,
+        [C, ReasoningEnded(redacted="E"), *text("Hi"), *usage(3, 4), *stop()],
+    ),
+    "a thought that nobody can read": (
+        CREATED + item_done(0, {"type": "reasoning", "summary": []}) + SAID + COMPLETED,
+        FINE,
+    ),
+    # Function calls
+    "calls one after the other": (
+        CREATED
+        + (
+            item_added(0, called("A", "f", item_id="x"))
+            + arguments(A, 0, item_id="x")
+            + item_done(0, called("A", "f", A))
+        )
+        + (
+            item_added(1, called("B", "f", item_id="y"))
+            + arguments(B, 1, item_id="y")
+            + item_done(1, called("B", "f", B))
+        )
+        + COMPLETED,
+        TWO_ITEMS,
+    ),
+    "calls at the same time": (
+        CREATED
+        + item_added(0, called("A", "f", item_id="x"))
+        + item_added(1, called("B", "f", item_id="y"))
+        + arguments(B, 1, item_id="y")
+        + arguments(A, 0, item_id="x")
+        + item_done(1, called("B", "f", B, "y"))
+        + item_done(0, called("A", "f", A, "x"))
+        + COMPLETED,
+        [
+            C,
+            *[*begun("A", "f"), *begun("B", "f", B), *more("A", A), *ended("B", "f", B), *ended("A", "f", A)],
+            *[*usage(3, 4), *stop("tool_calls")],
+        ],
+    ),
+    "calls told apart by their items' ids alone": (
+        CREATED
+        + item_added(0, called("A", "f", item_id="x"))
+        + item_added(0, called("B", "f", item_id="y"))
+        + arguments(A, 0, item_id="x")
+        + item_done(0, called("A", "f", A, "x"))
+        + arguments(B, 0, item_id="y")
+        + item_done(0, called("B", "f", B, "y"))
+        + COMPLETED,
+        [
+            C,
+            *[*begun("A", "f"), *begun("B", "f"), *more("A", A), *ended("A", "f", A), *more("B", B)],
+            *[*ended("B", "f", B), *usage(3, 4), *stop("tool_calls")],
+        ],
+    ),
+    "calls told apart by their index alone": (
+        CREATED
+        + (item_added(0, called("A", "f")) + arguments(A, 0) + item_done(0, called("A", "f", A)))
+        + (item_added(1, called("B", "f")) + arguments(B, 1) + item_done(1, called("B", "f", B)))
+        + COMPLETED,
+        TWO_ITEMS,
+    ),
+    "calls that come whole": (
+        CREATED + item_done(0, called("A", "f", A)) + item_done(1, called("B", "f", B)) + COMPLETED,
+        TWO_ITEMS,
+    ),
+    "arguments that come whole": (
+        CREATED
+        + item_added(0, called("A", "f"))
+        + event("response.function_call_arguments.done", output_index=0, arguments=A)
+        + item_done(0, called("A", "f", A))
+        + (item_added(1, called("B", "f")) + item_done(1, called("B", "f", B)))
+        + COMPLETED,
+        TWO_ITEMS,
+    ),
+    "arguments that are said again, whole": (
+        CREATED
+        + item_added(0, called("A", "f"))
+        + arguments(A, 0)
+        + event("response.function_call_arguments.done", output_index=0, arguments=A)
+        + response("completed"),
+        [C, *begun("A", "f", A), *ended("A", "f", A), *stop("tool_calls")],
+    ),
+    "a call without arguments": (
+        CREATED + item_added(0, called("A", "f")) + item_done(0, called("A", "f")) + response("completed"),
+        [C, *begun("A", "f", "{}"), *ended("A", "f", "{}"), *stop("tool_calls")],
+    ),
+    "a call with its item's id alone, and one without any": (
+        CREATED + item_done(0, called(None, "f", A, "x")) + item_done(1, called(None, "f", B)) + response("completed"),
+        [
+            C,
+            *[*begun("x", "f", A), *ended("x", "f", A), *begun("call_1", "f", B), *ended("call_1", "f", B)],
+            *stop("tool_calls"),
+        ],
+    ),
+    "two calls of one id": (
+        CREATED + item_done(0, called("A", "f", A)) + item_done(1, called("A", "f", B)) + response("completed"),
+        [
+            C,
+            *[*begun("A", "f", A), *ended("A", "f", A), *begun("call_1", "f", B), *ended("call_1", "f", B)],
+            *stop("tool_calls"),
+        ],
+    ),
+    "arguments of no call": (CREATED + SAID + arguments(A, 7, item_id="?") + COMPLETED, FINE),
+    # Finish reasons
+    **{
+        f"incomplete by {said}": (
+            CREATED + SAID + response("incomplete", incomplete_details={"reason": said}, **counts(3, 4)),
+            hi(*usage(3, 4), *stop(ours)),
+        )
+        for said, ours in {
+            "max_output_tokens": "length",
+            "content_filter": "content_filter",
+            "steered": "stop",
+            None: "stop",
+        }.items()
+    },
+    "incomplete over an open call": (
+        CREATED
+        + item_added(0, called("A", "f"))
+        + arguments("{", 0)
+        + response("incomplete", incomplete_details={"reason": "max_output_tokens"}),
+        [C, *begun("A", "f", "{"), *ended("A", "f", "{"), *stop("length")],
+    ),
+    # Usage
+    "usage in detail": (
+        CREATED
+        + SAID
+        + response(
+            "completed",
+            usage={
+                "input_tokens": 9.0,
+                "input_tokens_details": {"cached_tokens": 5, "cache_write_tokens": 2},
+                "output_tokens": 7,
+                "output_tokens_details": {"reasoning_tokens": 4},
+            },
+        ),
+        hi(*usage(9, 7, cached_tokens=5, cache_write_tokens=2, reasoning_tokens=4), *stop()),
+    ),
+    "usage with nulls": (
+        CREATED
+        + SAID
+        + response("completed", usage={"input_tokens": None, "output_tokens": 7, "input_tokens_details": None}),
+        hi(*usage(0, 7), *stop()),
+    ),
+    # Errors in the stream
+    "an error": (
+        CREATED + SAID + event("error", error={"type": "tokens", "code": "rate_limit_exceeded", "message": "x"}),
+        hi(ProviderRateLimited),
+    ),
+    "an error, flat": (CREATED + SAID + event("error", code="server_error", message="x"), hi(ProviderOverloaded)),
+    "an error, flat, with a null object": (
+        CREATED + SAID + event("error", error=None, code="server_error", message="x"),
+        hi(ProviderOverloaded),
+    ),
+    "an error without its name": (
+        CREATED + SAID + data({"type": "error", "code": "rate_limit_exceeded", "message": "x"}),
+        hi(ProviderRateLimited),
+    ),
+    "an error of a proxy": (CREATED + SAID + data({"error": {"message": "x", "code": 502}}), hi(ProviderOverloaded)),
+    "an error that is a text": (CREATED + SAID + data({"error": "boom"}), hi(ProviderUnavailable)),
+    "an error as the first event": (
+        event("error", error={"type": "invalid_request_error", "message": "m"}),
+        [ProviderRejected],
+    ),
+    "an error whose data is no JSON": (CREATED + SAID + b"event: error\ndata: boom\n\n", hi(StreamBroken)),
+    "an error over an open call": (
+        CREATED + item_added(0, called("A", "f")) + arguments("{", 0) + event("error", error={"type": "server_error"}),
+        [C, *begun("A", "f", "{"), ProviderOverloaded],
+    ),
+    "an error after the end changes nothing": (CREATED + SAID + COMPLETED + event("error", error={"type": "x"}), FINE),
+    **{
+        f"failed by {said}": (CREATED + SAID + response("failed", error={"code": said, "message": "x"}), hi(ours))
+        for said, ours in {
+            "server_error": ProviderOverloaded,
+            "rate_limit_exceeded": ProviderRateLimited,
+            "invalid_prompt": ProviderRejected,
+            "image_file_not_found": ProviderRejected,
+            "failed_to_download_image": ProviderRejected,
+            "bio_policy": ProviderRejected,
+            "image_content_policy_violation": ContentFiltered,
+            "vector_store_timeout": ProviderUnavailable,
+        }.items()
+    },
+    "failed without a word": (CREATED + SAID + response("failed", error=None), hi(ProviderUnavailable)),
+    "failed at once": (response("failed", error={"code": "server_error", "message": "x"}), [ProviderOverloaded]),
+    # Streams that break
+    "empty": (b"", [StreamBroken]),
+    "only comments": (b": ping\n\n: ping\n\n", [StreamBroken]),
+    "only [DONE]": (DONE, [StreamBroken]),
+    "a whole JSON body instead of a stream": (b'{"id":"c","object":"response","output":[]}', [StreamBroken]),
+    "the beginning is missing": (SAID + COMPLETED, [StreamBroken]),
+    "the end in the middle": (CREATED + SAID, hi(StreamBroken)),
+    "[DONE] in the middle": (CREATED + SAID + DONE, hi(StreamBroken)),
+    "the end before the last event": (CREATED + SAID + item_done(0, MESSAGE), hi(StreamBroken)),
+    "the last blank line is missing": ((CREATED + SAID + COMPLETED).rstrip(), FINE),
+    "a frame that is no JSON": (CREATED + SAID + b'data: {"type":"response.out\n\n' + COMPLETED, hi(StreamBroken)),
+    "a delta that is no text": (CREATED + SAID + delta("output_text", {"x": 1}) + COMPLETED, hi(StreamBroken)),  # type: ignore[arg-type]
+    "an item that is none": (CREATED + SAID + item_done(0, [1]) + COMPLETED, hi(StreamBroken)),
+    "a call that is none": (
+        CREATED + SAID + item_done(0, {"type": "function_call", "arguments": {}}) + COMPLETED,
+        hi(StreamBroken),
+    ),
+}
+
+
 CASES = [
     *(recorded(name) for name in DIALECTS),
     *(Case(f"openai: {name}", "openai_chat", *case) for name, case in OPENAI.items()),
+    *(Case(f"responses: {name}", "openai_responses", *case) for name, case in RESPONSES.items()),
     *(Case(f"anthropic: {name}", "anthropic_messages", *case) for name, case in ANTHROPIC.items()),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=[case.name.replace(" ", "_") for case in CASES])
@@ -1023,7 +1413,11 @@ def test_the_error_names_the_provider_and_what_it_said_without_its_key(wire: str
 
 @pytest.mark.parametrize(
     ("wire", "began", "done"),
-    [("openai_chat", HI, STOP), ("anthropic_messages", BEGIN + HEY, message_delta())],
+    [
+        ("openai_chat", HI, STOP),
+        ("openai_responses", CREATED + SAID, response("completed")),
+        ("anthropic_messages", BEGIN + HEY, message_delta()),
+    ],
     ids=list(READERS),
 )
 class TestTheConnectionBreaks:
@@ -1068,6 +1462,13 @@ def test_events_come_with_the_read_that_completes_their_frame() -> None:
     assert reader.feed(DONE) == stop()
 
 
+OF_PATH = {
+    "/v1/chat/completions": "openai_chat",
+    "/v1/responses": "openai_responses",
+    "/v1/messages": "anthropic_messages",
+}
+
+
 @pytest.mark.parametrize("path", WIRES)
 @pytest.mark.parametrize("manner", ["", "-crlf", "-comments", "-split", "-drip", "-crlf-comments-split"])
 @pytest.mark.parametrize("model", ["fake-n12-uni-think3", "fake-n2-tool2-uni", "fake-md", "fake-n3-len"])
@@ -1078,7 +1479,7 @@ def test_the_fake_providers_answers_come_through(path: str, manner: str, model: 
     call = Call(behaviour, {"stream_options": {"include_usage": True}}, id="1", created=9, key="")
     framer = Framer(behaviour, wire.unknown_frame())
     sent = [part for frame in wire.frames(call, told) for part in framer.feed(frame)] + framer.finish()
-    seen = read("openai_chat" if "chat" in path else "anthropic_messages", *(unchunked(part) for part in sent))
+    seen = read(OF_PATH[path], *(unchunked(part) for part in sent))
 
     expected: list[Event] = []
     thinks = False
@@ -1099,7 +1500,7 @@ def test_the_fake_providers_answers_come_through(path: str, manner: str, model: 
     assert [event for event in seen[1:-2] if not isinstance(event, ToolCallEnded)] == expected
     ends = [event for event in seen if isinstance(event, ToolCallEnded)]
     assert ends == [end for made in told.tool_calls for end in ended(*made)]
-    thought = told.reasoning_tokens if "chat" in path else 0  # the other protocol does not say how many
+    thought = 0 if path == "/v1/messages" else told.reasoning_tokens  # which does not say how many
     counted = Usage(input_tokens=told.input_tokens, output_tokens=told.output_tokens, reasoning_tokens=thought)
     assert seen[-2:] == [counted, *stop(told.finish_reason)]
 
@@ -1119,12 +1520,15 @@ NAMES = (
     "reasoning", "tool_calls", "function", "name", "arguments", "prompt_tokens", "completion_tokens", "type", "code",
     "message", "content_block", "text", "thinking", "input", "partial_json", "stop_reason", "input_tokens",
     "output_tokens", "signature", "data", "citation", "url", "title", "annotations", "url_citation",
-    "reasoning_details", "prompt_tokens_details", "cached_tokens", "cache_read_input_tokens",
+    "reasoning_details", "prompt_tokens_details", "cached_tokens", "cache_read_input_tokens", "response", "item",
+    "item_id", "output_index", "call_id", "summary", "part", "annotation",
 )  # fmt: skip
 WORDS = (
     "", "Hi", "A", "stop", "error", "text", "tool_use", "text_delta", "input_json_delta", "message_start",
     "content_block_start", "content_block_delta", "content_block_stop", "message_delta", "message_stop", "thinking",
     "redacted_thinking", "signature_delta", "citations_delta", "url_citation", "reasoning.text", "reasoning.encrypted",
+    "response.created", "response.output_item.added", "response.output_item.done", "response.output_text.delta",
+    "response.function_call_arguments.delta", "response.completed", "function_call", "message", "reasoning",
 )  # fmt: skip
 words = st.sampled_from(WORDS)
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-1, 3), st.just(sys.maxsize * 9), st.floats(), words)
@@ -1169,12 +1573,20 @@ def calls_that_agree_with_nothing(draw: st.DrawFn) -> bytes:
 # Frames of both protocols, well formed, in any order, and meaning anything. Most are of the other one, or of none.
 frames = st.one_of(
     st.sampled_from([HI, STOP, HEY, END, event("content_block_stop", index=0), block(0, tool_use("A", "f"))]),
+    st.sampled_from([SAID, COMPLETED, item_done(0, MESSAGE), item_added(0, called("A", "f")), arguments(A, 0)]),
     calls_that_agree_with_nothing(),
     values.map(data),
     values.map(chunk),
     values.map(lambda value: calls(value, value)),
-    st.builds(lambda kind, value: event(kind, delta=value, content_block=value, usage=value), words, values),
+    st.builds(
+        lambda kind, value: event(kind, delta=value, content_block=value, usage=value, item=value, response=value),
+        words,
+        values,
+    ),
 )
+
+
+BEGUN = {"openai_chat": HI, "openai_responses": CREATED, "anthropic_messages": BEGIN}
 
 
 def check_any(wire: str, body: bytes, size: int) -> None:
@@ -1197,10 +1609,10 @@ def test_any_mutation_does(wire: str, body: bytes, size: int) -> None:
 @many
 @given(wires, st.lists(frames, max_size=12), st.integers(1, 50))
 def test_any_frames_do(wire: str, body: list[bytes], size: int) -> None:
-    check_any(wire, {"openai_chat": HI, "anthropic_messages": BEGIN}[wire] + b"".join(body), size)
+    check_any(wire, BEGUN[wire] + b"".join(body), size)
 
 
 @many
 @given(wires, st.lists(calls_that_agree_with_nothing(), max_size=12))
 def test_any_tool_calls_do(wire: str, body: list[bytes]) -> None:
-    check_any(wire, {"openai_chat": HI, "anthropic_messages": BEGIN}[wire] + b"".join(body) + STOP + END, 50)
+    check_any(wire, BEGUN[wire] + b"".join(body) + STOP + END, 50)
