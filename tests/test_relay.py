@@ -25,12 +25,14 @@ from hypothesis import strategies as st
 from test_readers import (
     BEGIN,
     CASES,
+    CREATED,
     DONE,
     END,
     HEY,
     HI,
     OURS,
     READERS,
+    SAID,
     STOP,
     TEXT,
     Case,
@@ -58,7 +60,7 @@ from app.providers.sse import read_frames
 from app.request import ChatRequest, Message
 from app.testing import FakeProvider, answer
 
-OPENAI, ANTHROPIC = "openai_chat", "anthropic_messages"
+OPENAI, RESPONSES, ANTHROPIC = "openai_chat", "openai_responses", "anthropic_messages"
 
 
 def relayed(wire: str, *chunks: bytes, error: ProviderError | None = None, **options: Any) -> tuple[Seen, bytes]:
@@ -359,7 +361,9 @@ def test_what_is_sent_reads_back_as_the_same_answer(case: Case, include_usage: b
     assert not {"\u2028", "\u2029", "\x85"} & set(body.decode()), "escaped, since line readers split there"
     again = read_back(case.wire, body)
     assert content(again) == content(events)
-    if case.wire == ANTHROPIC:
+    if case.wire == RESPONSES and isinstance(case.events[-1], type):
+        assert count(again) == [], "it is in the frame that fails, and an error has no place for it"
+    elif case.wire in (RESPONSES, ANTHROPIC):
         assert count(again) == count([event for event in case.events if isinstance(event, Usage)])
     elif include_usage:
         assert count(again) == count(events)
@@ -382,6 +386,8 @@ wires = st.sampled_from(list(READERS))
 # What a saturated read is made of, whole and in pieces that are nearly that: the one decode of plain frames must not
 # take two lines for two frames, nor pass over one, nor read as a delta what has the shape of one and more to say.
 NAME = b"event: content_block_delta\n"
+NAMED = b"event: response.output_text.delta\n"
+SAID_TEXT = b'{"type":"response.output_text.delta","output_index":0,"delta":"x"}'
 DELTA = b'{"choices":[{"delta":{"content":"x"}}]}'
 TEXT_DELTA = b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}}'
 JSONS = (
@@ -397,19 +403,27 @@ JSONS = (
         b'{"type":"ping","delta":{"type":"text_delta","text":"y"}}',
     ),
     *(b'{"type":"content_block_delta","delta":{"type":"thinking_delta","thinking":"x"}}', b'{"type":"message_stop"}'),
+    *(SAID_TEXT, b'{"type":"response.output_text.delta","delta":"x","error":"x"}', b'{"type":"response.completed"}'),
+    *(b'{"type":"response.refusal.delta","delta":"x"}', b'{"type":"response.reasoning_text.delta","delta":"x"}'),
     *(b'{"type":"message_delta","delta":{"stop_reason":"end_turn"}}', b'{"type":"content_block_delta"}', b"[DONE]"),
 )
 jsons = st.sampled_from(JSONS)
-plain = st.builds(lambda name, said: name + b"data: " + said + b"\n\n", st.sampled_from([b"", NAME]), jsons)
+plain = st.builds(lambda name, said: name + b"data: " + said + b"\n\n", st.sampled_from([b"", NAME, NAMED]), jsons)
 pieces = st.one_of(
-    st.sampled_from([b"data: ", b"data:", b"data: \n\n", b"data", NAME, b"event: error\n", b": x\n", b"id: 1\n"]),
+    st.sampled_from(
+        [b"data: ", b"data:", b"data: \n\n", b"data", NAME, NAMED, b"event: error\n", b": x\n", b"id: 1\n"]
+    ),
     st.sampled_from([b" ", b"\n", b"\n\n", b"\n\n\n", b"\r", b"\r\n", b'"', b"\xff", b"\xe2\x80\xa8"]),
     jsons,
     jsons.map(lambda said: said + b"\n\n"),
 )
-SATURATED = {OPENAI: b"data: " + DELTA + b"\n\n", ANTHROPIC: NAME + b"data: " + TEXT_DELTA + b"\n\n"}
+SATURATED = {
+    OPENAI: b"data: " + DELTA + b"\n\n",
+    RESPONSES: NAMED + b"data: " + SAID_TEXT + b"\n\n",
+    ANTHROPIC: NAME + b"data: " + TEXT_DELTA + b"\n\n",
+}
 soup = st.lists(st.one_of(plain, plain, pieces), max_size=10).map(b"".join)
-BEGUN = {OPENAI: HI, ANTHROPIC: BEGIN}
+BEGUN = {OPENAI: HI, RESPONSES: CREATED, ANTHROPIC: BEGIN}
 
 
 def check_any(wire: str, body: bytes, size: int) -> None:
@@ -435,7 +449,7 @@ def check_any(wire: str, body: bytes, size: int) -> None:
 
 
 @pytest.mark.parametrize("wire", READERS)
-@pytest.mark.parametrize("name", [b"", NAME], ids=["", "named"])
+@pytest.mark.parametrize("name", [b"", NAME, NAMED], ids=["", "named", "responses"])
 def test_every_kind_of_frame_behind_plain_ones(wire: str, name: bytes) -> None:
     for first in JSONS:
         for second in JSONS:
@@ -467,7 +481,12 @@ def test_bytes_that_do_not_belong_among_plain_frames(wire: str, body: list[bytes
 
 def test_a_saturated_read_is_decoded_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not frame by frame, which would be correct too, and slow."""
-    for wire, frame in ((OPENAI, chunk({"content": "x"})), (ANTHROPIC, event("content_block_delta", delta=said("x")))):
+    saturated = {
+        OPENAI: chunk({"content": "x"}),
+        RESPONSES: SAID.replace(b"Hi", b"x"),
+        ANTHROPIC: event("content_block_delta", delta=said("x")),
+    }
+    for wire, frame in saturated.items():
         reader = READERS[wire](OURS, relay=True)
         reader.feed(BEGUN[wire])
         monkeypatch.setattr(reader, "_read_blocks", lambda *_: pytest.fail("frame by frame"))
@@ -693,6 +712,8 @@ def told(start_service: Callable[..., Service]) -> Iterator[Service]:
                 "OPENAI_API_KEY": "sk-any-key",
                 "ANTHROPIC_BASE_URL": url,
                 "ANTHROPIC_API_KEY": "sk-any-key",
+                "SLUICEWAY_PROVIDERS__RESPONSES__KIND": "openai_responses",
+                "SLUICEWAY_PROVIDERS__RESPONSES__BASE_URL": f"{url}/v1",
                 "SLUICEWAY_LOCAL__ENABLED": "true",
                 "SLUICEWAY_LOCAL__PORT": str(port),
                 "SLUICEWAY_MODELS__QUICK__TARGET": "openai/rich",
@@ -744,9 +765,13 @@ def test_fields_that_we_do_not_know_reach_the_official_clients(told: Service) ->
 @every_case
 def test_every_answer_comes_over_http_as_the_parts_write_it(told: Service, case: Case) -> None:
     """Reader, books and encoder as the service puts them together; a failure before the first word has a status."""
-    provider = "openai" if case.wire == OPENAI else "anthropic"
-    asked: dict[str, Any] = {"model": f"{provider}/{case.name.replace(' ', '_')}", "messages": MESSAGES, "stream": True}
-    response = requests.post(told.url + PATHS[provider], json=asked, timeout=20)
+    provider, path, said = {
+        OPENAI: ("openai", "/v1/chat/completions", {"messages": MESSAGES}),
+        RESPONSES: ("responses", "/v1/responses", {"input": "say it"}),
+        ANTHROPIC: ("anthropic", "/v1/messages", {"messages": MESSAGES}),
+    }[case.wire]
+    asked: dict[str, Any] = {"model": f"{provider}/{case.name.replace(' ', '_')}", "stream": True, **said}
+    response = requests.post(told.url + path, json=asked, timeout=20)
     if all(isinstance(event, Started | Usage | type) for event in case.events):
         assert response.status_code >= 400
         return
