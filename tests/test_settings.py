@@ -252,7 +252,7 @@ MISTAKES = [
     # providers
     (
         '[providers.openai]\nkind = "opnai"',
-        "providers.openai.kind = 'opnai': known: anthropic, local, openai. Did you mean 'openai'?",
+        "providers.openai.kind = 'opnai': known: anthropic, local, openai, openai_responses. Did you mean 'openai'?",
     ),
     ('[providers.mine]\nbase_url = "http://x"', "providers.mine.kind is missing"),
     (

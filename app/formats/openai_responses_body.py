@@ -67,7 +67,7 @@ class ContentPart(OpenBody):
 
 
 class MessageItem(OpenBody):
-    type: Literal["message"] = "message"
+    type: Literal["message"] | None = None
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[ContentPart]
 
