@@ -37,12 +37,13 @@ from app.events import (
     Usage,
 )
 from app.formats import FORMATS
-from app.providers import anthropic_reader, openai_chat_reader
+from app.providers import anthropic_reader, openai_chat_reader, openai_responses_reader
 from app.providers.anthropic_reader import AnthropicReader
 from app.providers.openai_chat_reader import OpenAIChatReader
+from app.providers.openai_responses_reader import OpenAIResponsesReader
 from app.request import ChatRequest, Message
 
-OPENAI, ANTHROPIC = "openai_chat", "anthropic_messages"
+OPENAI, RESPONSES, ANTHROPIC = "openai_chat", "openai_responses", "anthropic_messages"
 REQUEST = ChatRequest(dialect="native", messages=(Message.of("user", "Hi there"),))
 MESSAGES: list[Any] = [{"role": "user", "content": "Hi there"}]
 
@@ -183,7 +184,55 @@ def anthropic_sdk(chunks: list[bytes]) -> Read:
     return Answer("".join(text), "".join(reasoning), made if reason else [], reason, usage), extras
 
 
-SDK = {OPENAI: openai_sdk, ANTHROPIC: anthropic_sdk}
+def responses_sdk(chunks: list[bytes]) -> Read:
+    """The answer, and every event as it is, but for one that says that the answer has failed."""
+    WIRE.chunks = chunks
+    text: list[str] = []
+    reasoning: list[str] = []
+    thinking: Any = None
+    calls: dict[int, tuple[str, str, list[str]]] = {}
+    whole: set[int] = set()
+    reason = usage = None
+    extras: list[Any] = []
+    try:
+        with SDKS.gpt.responses.create(model="m", input="Hi there", stream=True) as stream:
+            for event in stream:
+                if event.type == "response.failed":
+                    reason = None
+                else:
+                    extras.append(event.to_dict(warnings=False))
+                match event.type:
+                    case "response.output_text.delta" | "response.refusal.delta":
+                        text.append(event.delta)
+                    case "response.reasoning_summary_text.delta":
+                        thinking = event.output_index if event.delta else thinking
+                        reasoning.append(event.delta)
+                    case "response.reasoning_summary_part.added" if event.summary_index:
+                        reasoning.append("\n\n" if thinking == event.output_index else "")
+                    case "response.output_item.added" if event.item.type == "function_call":
+                        calls[event.output_index] = (event.item.call_id, event.item.name, [])
+                    case "response.function_call_arguments.delta":
+                        calls[event.output_index][2].append(event.delta)
+                    case "response.output_item.done":
+                        whole.add(event.output_index)
+                    case "response.completed":
+                        reason = "tool_calls" if calls else "stop"
+                    case "response.incomplete":
+                        why = event.response.incomplete_details
+                        reason = openai_responses_reader.INCOMPLETE[str(why and why.reason)]
+                    case _:
+                        pass
+                if event.type in ("response.completed", "response.incomplete", "response.failed"):
+                    said = event.response.usage
+                    usage = (said.input_tokens, said.output_tokens) if said else None
+    except openai.APIError:
+        reason = None
+    made = [(calls[at][0], calls[at][1], "".join(calls[at][2]) or "{}") for at in calls if reason or at in whole]
+    return Answer("".join(text), "".join(reasoning), made, reason, usage), extras
+
+
+SDK = {OPENAI: openai_sdk, RESPONSES: responses_sdk, ANTHROPIC: anthropic_sdk}
+READERS = {RESPONSES: OpenAIResponsesReader, ANTHROPIC: AnthropicReader}
 
 # The fast path: our reader, and what it relays.
 
@@ -193,7 +242,7 @@ def ours(wire: str, chunks: list[bytes], *, include_usage: bool) -> tuple[Answer
     reader = (
         OpenAIChatReader(OURS, relay=True, relay_usage=include_usage)
         if wire == OPENAI
-        else AnthropicReader(OURS, relay=True)
+        else READERS[wire](OURS, relay=True)
     )
     request = ChatRequest(dialect="native", messages=REQUEST.messages, include_usage=include_usage)
     books, encoder = Books(request, lambda: 0.0), FORMATS[wire]().encoder(request)
@@ -249,7 +298,9 @@ def check(wire: str, sdk_chunks: list[bytes], our_chunks: list[bytes]) -> None:
         assert told == theirs
         again, extras_again = SDK[wire](written)
         assert again[:-1] == theirs[:-1]
-        if wire == ANTHROPIC or (include_usage and theirs.usage is not None):
+        if wire == RESPONSES and theirs.finish is None:
+            assert again.usage is None, "it is in the frame that fails, and an error has no place for it"
+        elif wire in (RESPONSES, ANTHROPIC) or (include_usage and theirs.usage is not None):
             assert again.usage == theirs.usage
         else:
             assert (again.usage is not None) == (include_usage and theirs.finish is not None)
@@ -374,7 +425,66 @@ def anthropic_values(draw: st.DrawFn) -> list[Any]:
     return [*values, {"type": "message_stop"} | draw(unknown)]
 
 
-VALUES = {OPENAI: openai_values(), ANTHROPIC: anthropic_values()}
+@st.composite
+def responses_values(draw: st.DrawFn) -> list[Any]:
+    """The events of one answer, as JSON values."""
+    output: list[Any] = []
+    values: list[Any] = []
+
+    def event(kind: str, **fields: Any) -> None:
+        values.append({"type": f"response.{kind}", "sequence_number": len(values)} | fields | draw(unknown))
+
+    def response(status: str, **fields: Any) -> dict[str, Any]:
+        head = {"id": "c", "object": "response", "created_at": 9, "model": "m", "status": status, "output": [*output]}
+        return head | fields | draw(unknown)
+
+    event("created", response=response("in_progress"))
+    for index in range(draw(st.integers(0, 4))):
+        kind = draw(st.sampled_from(["message", "message", "refusal", "reasoning", "function_call", "hologram"]))
+        pieces = draw(st.lists(texts, max_size=5))
+        place: dict[str, Any] = {"item_id": f"i{index}", "output_index": index}
+        item: dict[str, Any] = {"id": f"i{index}", "type": kind} | draw(unknown)
+        match kind:
+            case "message" | "refusal":
+                item |= {"type": "message", "role": "assistant", "status": "completed"}
+                word = "text" if kind == "message" else "refusal"
+                part = {"type": "output_text" if kind == "message" else kind, word: ""} | draw(unknown)
+                event("output_item.added", output_index=index, item=item | {"content": []})
+                event("content_part.added", **place, content_index=0, part=part)
+                for piece in pieces:
+                    event(f"{part['type']}.delta", **place, content_index=0, delta=piece)
+                item["content"] = [part | {word: "".join(pieces)}]
+            case "reasoning":
+                event("output_item.added", output_index=index, item=item | {"summary": []})
+                for at, piece in enumerate(pieces):
+                    event("reasoning_summary_part.added", **place, summary_index=at, part={"text": ""})
+                    event("reasoning_summary_text.delta", **place, summary_index=at, delta=piece)
+                item["summary"] = [{"type": "summary_text", "text": piece} for piece in pieces]
+                item |= draw(st.sampled_from([{}, {"encrypted_content": "E"}]))
+            case "function_call":
+                item |= {"call_id": f"call{index}", "name": draw(texts)}
+                event("output_item.added", output_index=index, item=item | {"arguments": ""})
+                for piece in pieces:
+                    event("function_call_arguments.delta", **place, delta=piece)
+                item["arguments"] = "".join(pieces)
+            case _:
+                event("output_item.added", output_index=index, item=item)
+                event("hologram.delta", **place, delta=draw(nested))
+        event("output_item.done", output_index=index, item=item)
+        output.append(item)
+    usage = draw(st.none() | st.builds(lambda a, b: {"input_tokens": a, "output_tokens": b}, counts, counts))
+    match draw(st.sampled_from(["completed", "completed", "max_output_tokens", "content_filter", "failed"])):
+        case "completed":
+            event("completed", response=response("completed", usage=usage))
+        case "failed":
+            error = {"code": "server_error", "message": "no"}
+            event("failed", response=response("failed", usage=usage, error=error))
+        case why:
+            event("incomplete", response=response("incomplete", usage=usage, incomplete_details={"reason": why}))
+    return values
+
+
+VALUES = {OPENAI: openai_values(), RESPONSES: responses_values(), ANTHROPIC: anthropic_values()}
 
 
 class Hand:
@@ -469,6 +579,10 @@ def test_frames_of_megabytes(wire: str, size: int, filler: str) -> None:
             {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
             "[DONE]",
         ]
+    elif wire == RESPONSES:
+        deltas = [{"type": "response.output_text.delta", "delta": piece} for piece in ("a", text, "b", text)]
+        values = [{"type": "response.created", "response": {"id": "c"}}, *deltas]
+        values.append({"type": "response.completed", "response": {"id": "c", "output": []}})
     else:
         message = {"id": "c", "type": "message", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}}
         values = [
