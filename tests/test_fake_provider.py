@@ -38,7 +38,8 @@ KEY = "sk-test-0123456789abcdef"
 PROMPT = 'Say it back:  naïve\u2028東京 \\ "quoted"\nand a second line '
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
-PATHS = [CHAT, MESSAGES]
+RESPONSES = "/v1/responses"
+PATHS = [CHAT, RESPONSES, MESSAGES]
 STOP_REASONS = {"end_turn": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
 
 
@@ -191,7 +192,10 @@ def client(request: pytest.FixtureRequest, fake_provider: FakeProvider) -> Clien
 
 
 def asking(path: str, model: str, **options: Any) -> dict[str, Any]:
-    body = {"model": model, "stream": True, "max_tokens": 1000, "messages": [{"role": "user", "content": PROMPT}]}
+    said = {"input": PROMPT} if path == RESPONSES else {"messages": [{"role": "user", "content": PROMPT}]}
+    body = {"model": model, "stream": True, "max_tokens": 1000, **said}
+    if path == RESPONSES:
+        body["max_output_tokens"] = body.pop("max_tokens")
     return {"url": path, "json": body | options, "headers": {"x-api-key": KEY, "anthropic-version": "2023-06-01"}}
 
 
@@ -241,12 +245,15 @@ def raw(fake_provider: FakeProvider) -> Iterator[RawConnection]:
 
 
 def deltas_in(stream: bytes) -> str:
-    """The text in the events of either wire, read from the bytes."""
+    """The text in the events of any wire, read from the bytes."""
     text = ""
     for line in stream.replace(b"\r\n", b"\n").split(b"\n"):
         if line.startswith(b"data: {"):
             with contextlib.suppress(ValueError):
                 event = json.loads(line.removeprefix(b"data: "))
+                if str(event.get("type")).startswith("response."):
+                    text += event["delta"] if event["type"] == "response.output_text.delta" else ""
+                    continue
                 for choice in event.get("choices", [{"delta": event.get("delta", {})}]):
                     text += choice["delta"].get("content") or choice["delta"].get("text") or ""
     return text
@@ -411,6 +418,82 @@ def test_anthropic_events_are_what_anthropic_sends(raw: RawConnection) -> None:
     }
 
 
+def test_responses_events_are_what_openai_sends(raw: RawConnection) -> None:
+    raw.post(RESPONSES, "fake-n2-think1-tool1")
+    raw.head()
+    events = [re.fullmatch(r"event: ([a-z_.]+)\ndata: (.*)\n\n", event.decode()) for event in raw.chunks()]
+    names = [event[1] for event in events if event]
+    values = [json.loads(event[2]) for event in events if event]
+    assert [value["type"] for value in values] == names
+    assert [value["sequence_number"] for value in values] == list(range(len(values)))
+    fragments = len(re.findall(".{1,7}", answer("fake-tool1").tool_calls[0].arguments))
+    thought, text, call = "reasoning_summary", "output_text", "function_call_arguments"
+    assert [name.removeprefix("response.") for name in names] == [
+        *("created", "in_progress"),
+        *("output_item.added", f"{thought}_part.added", f"{thought}_text.delta"),
+        *(f"{thought}_text.done", f"{thought}_part.done", "output_item.done"),
+        *("output_item.added", "content_part.added", f"{text}.delta", f"{text}.delta"),
+        *(f"{text}.done", "content_part.done", "output_item.done"),
+        *("output_item.added", *[f"{call}.delta"] * fragments, f"{call}.done", "output_item.done"),
+        "completed",
+    ]
+    whole = [value["item"] for value in values if value["type"] == "response.output_item.done"]
+    assert values[-1]["response"]["output"] == whole
+    assert [(item["type"], item["id"]) for item in whole] == [
+        (value["item"]["type"], value["item"]["id"])
+        for value in values
+        if value["type"] == "response.output_item.added"
+    ]
+    assert len({value["response"]["id"] for value in values if "response" in value}) == 1
+    usage = values[-1]["response"]["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"]) == (25, 3 + fragments)
+    assert usage["output_tokens_details"] == {"reasoning_tokens": 1}
+
+
+def test_responses_say_the_same_streamed_and_whole(openai_client: OpenAIClient, fake_provider: FakeProvider) -> None:
+    for model in CONTENT:
+        whole = openai_client.sdk.responses.create(model=model, input=PROMPT)
+        with openai_client.sdk.responses.create(model=model, input=PROMPT, stream=True) as events:
+            *_, last = events
+        assert last.type in ("response.completed", "response.incomplete")
+        for response in (whole, last.response):
+            assert response.output_text == answer(model, PROMPT).text
+            calls = [item for item in response.output if item.type == "function_call"]
+            assert [(call.call_id, call.name, call.arguments) for call in calls] == list(answer(model).tool_calls)
+            assert response.status == ("incomplete" if "-len" in model else "completed")
+    assert fake_provider.stats().completed == 2 * len(CONTENT)
+
+
+def test_responses_tool_calls_end_with_once(openai_client: OpenAIClient) -> None:
+    tools: list[Any] = [{"type": "function", "name": name, "parameters": {}, "strict": True} for name in ("a", "b")]
+    said: list[Any] = [{"role": "user", "content": PROMPT}]
+    first = openai_client.sdk.responses.create(model="fake-tool2-once", input=said, tools=tools)
+    assert [item.name for item in first.output if item.type == "function_call"] == ["a", "b"]
+    said += [item.to_dict() for item in first.output]
+    said += [{"type": "function_call_output", "call_id": "x", "output": "1"}] * 2
+    second = openai_client.sdk.responses.create(model="fake-tool2-once", input=said, tools=tools)
+    assert [item.type for item in second.output] == ["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"input": []},
+        {"input": ["hi"]},
+        {"messages": [{"role": "user", "content": "hi"}]},
+        {"input": "hi", "stop": ["END"]},
+        {"input": "hi", "max_tokens": 5},
+    ],
+)
+def test_bodies_that_responses_would_refuse_are_refused(fake_provider: FakeProvider, body: dict[str, Any]) -> None:
+    response = requests.post(
+        fake_provider.url + RESPONSES, json={"model": "fake", **body}, headers={"Authorization": "Bearer k"}, timeout=10
+    )
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
 def test_the_sdk_helpers_follow_the_stream(openai_client: OpenAIClient, anthropic_client: AnthropicClient) -> None:
     """The helpers check far more of the protocol than the plain streams do."""
     said: list[Any] = [{"role": "user", "content": PROMPT}]
@@ -459,7 +542,7 @@ def test_comments_come_with_unknown_fields_and_events(raw: RawConnection, path: 
     body = b"".join(raw.chunks())
     assert b": OPENROUTER PROCESSING\n\n" in body
     assert b"\nx-trace: " in body
-    assert re.search(rb"\nevent: provider.heartbeat\n", body)
+    assert re.search(rb"\nevent: (response\.)?provider.heartbeat\n", body)
     assert deltas_in(body) == answer("fake-n9").text
 
 
@@ -480,7 +563,7 @@ def test_nousage_gives_no_numbers(client: Client) -> None:
         assert (heard.input_tokens, heard.output_tokens) == (None, None)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])  # Responses says a text again at the end of each thing it is in
 def test_big_is_a_single_event_of_two_megabytes(raw: RawConnection, path: str) -> None:
     raw.post(path, "fake-big2048")
     raw.head()
@@ -712,7 +795,7 @@ def test_err_is_an_event_then_a_proper_end(raw: RawConnection, fake_provider: Fa
         raw.head()
         *events, last = raw.chunks()
         assert json.loads(last.split(b"data: ")[1])["error"]["message"]
-        assert last.startswith(b"event: error\n") == (path == MESSAGES)
+        assert last.startswith(b"event: error\n") == (path != CHAT)
         assert bool(events) == (after > 0), "err0 is the very first event"
     assert fake_provider.stats().faults == 2
 
@@ -1128,7 +1211,7 @@ def test_one_connection_serves_many_requests(raw: RawConnection, fake_provider: 
         raw.post(path, "fake-n3")
         raw.head()
         assert deltas_in(b"".join(raw.chunks())) == answer("fake-n3").text
-    assert fake_provider.stats() == Stats(requests=3, connections=1, completed=3)
+    assert fake_provider.stats() == Stats(requests=4, connections=1, completed=4)
 
 
 def test_a_chunked_request_body_is_read(fake_provider: FakeProvider) -> None:
