@@ -147,6 +147,23 @@ def test_the_providers_own_frames_reach_a_client_of_its_protocol(
     assert any("obfuscation" in frame for frame in ours) or model == "fake-n0"
 
 
+def test_the_providers_own_response_reaches_a_client_of_its_protocol_whole(
+    service: Service, fake_provider_server: FakeProvider
+) -> None:
+    """With what no event of ours tells: here the service tier, and that it is stored."""
+
+    def ask(url: str, model: str) -> dict[str, Any]:
+        body = {"model": model, "input": "hi", "include": ["reasoning.encrypted_content"]}
+        response = requests.post(url + ROUTE, json=body, headers={"Authorization": "Bearer k"}, timeout=20)
+        value: dict[str, Any] = json.loads(response.text.replace(response.json()["id"].removeprefix("resp_"), "0"))
+        return value | {"created_at": 0}
+
+    for model in MODELS:
+        ours = ask(service.url, f"{SAME}/{model}")
+        assert ours == ask(fake_provider_server.url, model)
+        assert (ours["service_tier"], ours["store"]) == ("default", True)
+
+
 def test_a_body_goes_as_it_came_where_the_provider_speaks_the_protocol(
     service: Service, fake_provider: FakeProvider
 ) -> None:
@@ -310,9 +327,10 @@ def test_secrets_of_an_error_are_not_passed_on(
 def test_usage_that_the_provider_left_out_stays_out(gpt: openai.OpenAI) -> None:
     with gpt.responses.stream(model=f"{SAME}/fake-n9-nousage", input="hi") as stream:
         assert stream.get_final_response().usage is None
-    whole = gpt.responses.create(model=f"{SAME}/fake-n9-nousage", input="hi")
-    assert whole.usage is not None
-    assert whole.usage.output_tokens == -(-len(answer("fake-n9").text) // 4), "an estimate, where the answer is ours"
+    assert gpt.responses.create(model=f"{SAME}/fake-n9-nousage", input="hi").usage is None
+    ours = gpt.responses.create(model="openai/fake-n9-nousage", input="hi")
+    assert ours.usage is not None
+    assert ours.usage.output_tokens == -(-len(answer("fake-n9").text) // 4), "an estimate"
 
 
 @pytest.mark.parametrize("model", ["breaks", "is-mended"])

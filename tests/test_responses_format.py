@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseCompletedEvent, ResponseIncompleteEvent
 from test_formats import ANSWER, HI, answers, calls, folded, many, parsed, refused, texts, written
-from test_readers import OURS, RECORDED
+from test_readers import CREATED, OURS, RECORDED, event, item_done
 
+from app.books import Books
 from app.errors import InvalidRequest, ProviderOverloaded
 from app.events import (
     Event,
@@ -29,7 +30,7 @@ from app.events import (
     Usage,
 )
 from app.formats import FORMATS
-from app.formats.base import json_bytes
+from app.formats.base import WholeAnswer, json_bytes
 from app.providers.openai_responses import OpenAIResponses
 from app.providers.openai_responses_reader import OpenAIResponsesReader
 from app.providers.sse import read_frames
@@ -480,18 +481,45 @@ class TestAnswers:
         assert last["response"]["output"][0]["content"][0]["text"] == "".join(pieces)
 
 
+class TestWholeAsTheProviderSaysIt:
+    def whole(self, body: bytes, size: int = 64) -> Any:
+        reader = OpenAIResponsesReader(OURS, relay_end=True)
+        answer, books = WholeAnswer(), Books(asked(), lambda: 0.0)
+        frames = b""
+        for at in range(0, len(body), size):
+            answer.feed(books.feed(reader.feed(body[at : at + size])))
+            frames += reader.frames or b""
+        assert frames == body[body.rindex(b"event: ") :]
+        answer.frames = frames
+        return json.loads(json_bytes(FORMATS[NAME]().whole(asked(), answer)))
+
+    @pytest.mark.parametrize("size", [1, 64, 10_000])
+    def test_unknown_fields_and_items_included(self, size: int) -> None:
+        custom = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "A", "name": "sql", "input": "select 1"}
+        last = {"id": "c", "created_at": 9, "model": "m", "output": [custom], "x": 0.1, "usage": None}
+        body = CREATED + item_done(0, custom) + event("response.completed", response=last, sequence_number=2)
+        assert self.whole(body, size) == last
+
+    def test_where_the_output_is_in_its_pieces_alone_it_is_put_together(self) -> None:
+        whole = self.whole((RECORDED / NAME / "thinking_tools.sse").read_bytes())
+        assert [item["type"] for item in whole["output"]] == ["reasoning", "function_call", "function_call"]
+        assert whole["output"][0]["encrypted_content"] == "gAAAAAwhole"
+        assert whole["usage"]["output_tokens_details"] == {"reasoning_tokens": 128}
+        Response.model_validate(whole)
+
+
 @st.composite
 def rich_answers(draw: st.DrawFn) -> list[Event]:
     """`answers` with refusals, sources, thoughts that are signed or redacted, and usage in detail."""
     events: list[Event] = []
-    for event in draw(answers()):
-        match event:
+    for said in draw(answers()):
+        match said:
             case TextDelta(text=text):
                 events.append(TextDelta(text=text, refusal=draw(st.booleans())))
                 if draw(st.integers(0, 3)) == 0:
                     events.append(Source(url=draw(texts), title=draw(texts)))
             case ReasoningDelta():
-                events.append(event)
+                events.append(said)
                 if draw(st.booleans()):
                     events.append(ReasoningEnded(signature=draw(texts)))
                     if draw(st.booleans()):
@@ -499,8 +527,8 @@ def rich_answers(draw: st.DrawFn) -> list[Event]:
             case Usage():
                 counts = st.integers(0, 10**6)
                 usage = Usage(
-                    input_tokens=event.input_tokens,
-                    output_tokens=event.output_tokens,
+                    input_tokens=said.input_tokens,
+                    output_tokens=said.output_tokens,
                     cached_tokens=draw(counts),
                     cache_write_tokens=draw(counts),
                     reasoning_tokens=draw(counts),
@@ -509,7 +537,7 @@ def rich_answers(draw: st.DrawFn) -> list[Event]:
             case Finished(reason=reason):
                 events.append(Finished(reason=reason, usage=usage))
             case _:
-                events.append(event)
+                events.append(said)
     return events
 
 

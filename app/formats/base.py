@@ -79,17 +79,16 @@ class Format(Protocol):
 
 class WholeAnswer:
     """An answer folded from its events, for those who do not stream. `feed` raises the error of a `Failed`. `events`
-    are all of them, for formats whose whole form keeps their order."""
+    are all of them, for formats whose whole form keeps their order; `frames` is the same as a provider of the client's
+    protocol wrote it."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.frames: bytes | None = None
         self.start: Started | None = None
         self.finish: Finished | None = None
         self.usage = Usage(input_tokens=0, output_tokens=0, source="estimated")
         self.calls: list[ToolCallEnded] = []
-        self.frames: bytes | None = (
-            None  # the whole of it as the provider wrote it, where that speaks the same protocol
-        )
         self.sources: list[Source] = []
         self.refused = False  # the text is a refusal
         self._text: list[str] = []

@@ -84,14 +84,40 @@ class OpenAIResponses:
         return OpenAIResponsesEncoder(request)
 
     def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
-        """What the last event of a stream says."""
+        """What the last event of a stream says: the provider's own, where it speaks this protocol."""
         answer.known()
+        if answer.frames is not None and (said := _whole_of(answer, answer.frames)) is not None:
+            return said
         encoder = OpenAIResponsesEncoder(request)
         encoder.feed(answer.events)
         return encoder.response
 
     def error(self, error: SluicewayError) -> Any:
         return {"error": error_object(error)}
+
+
+class _Last(msgspec.Struct):
+    response: msgspec.Raw
+
+
+class _Said(msgspec.Struct):
+    output: list[msgspec.Raw] | None = None
+
+
+def _whole_of(answer: WholeAnswer, frames: bytes) -> msgspec.Raw | None:
+    """The response in the last frame; None where it lacks the output, which servers may say in its pieces alone."""
+    last = frames.rstrip(b"\n").rpartition(b"\n\n")[2]
+    data = b"\n".join(line[6:] for line in last.split(b"\n") if line.startswith(b"data: "))
+    try:
+        said = _decode_last(data).response
+        output = _decode_said(said).output
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return said if output or not (answer.text or answer.reasoning or answer.calls) else None
+
+
+_decode_last = msgspec.json.Decoder(_Last).decode
+_decode_said = msgspec.json.Decoder(_Said).decode
 
 
 def error_object(error: SluicewayError) -> dict[str, Any]:
@@ -250,9 +276,9 @@ class OpenAIResponsesEncoder(Encoder):
         for event in events:
             match event:
                 case TextDelta(text=text, refusal=refusal):
-                    self._say("refusal" if refusal else "output_text", text, out)
+                    self._delta(self._part_opened("refusal" if refusal else "output_text", out), text, out)
                 case ReasoningDelta(text=text):
-                    self._say("summary_text", text, out)
+                    self._delta(self._part_opened("summary_text", out), text, out)
                 case ReasoningEnded(signature=signature, redacted=redacted):
                     self._end_thought(signature or redacted, out)
                 case Source(url=url, title=title):
@@ -262,9 +288,7 @@ class OpenAIResponsesEncoder(Encoder):
                 case ToolCallStarted(call_id=call_id, name=name):
                     self._begin_call(call_id, name, out)
                 case ToolCallDelta(call_id=call_id, arguments=arguments):
-                    item = self._calls[call_id][0]
-                    item.add(arguments)
-                    self._delta(item, arguments, out)
+                    self._delta(self._calls[call_id][0], arguments, out)
                 case ToolCallEnded(call_id=call_id):
                     self._end_call(call_id, "completed", out)
                 case Recovered(model=model):
@@ -341,25 +365,22 @@ class OpenAIResponsesEncoder(Encoder):
         self._event("response.created", {"response": self.response}, out)
         self._event("response.in_progress", {"response": self.response}, out)
 
-    def _say(self, kind: PartKind, text: str, out: list[bytes]) -> None:
-        item = self._open
-        if item is None or item.part != kind:
-            item = self._part_opened(kind, out)
-        item.add(text)
-        self._delta(item, text, out)
-
     def _part_opened(self, kind: PartKind, out: list[bytes]) -> _Item:
+        """The open item, with a part of this kind open in it."""
+        if (item := self._open) is not None and item.part == kind:
+            return item
         item = self._opened("reasoning" if kind == "summary_text" else "message", out)
-        if item.part != kind:
-            self._close_part(item, out)
-            item.open_part(kind, len(item.parts))
-            begun = {**item.place_of_part(), "part": _part(kind, "", [])}
-            self._event(f"{_PARTS[kind].part}.added", begun, out)
+        self._close_part(item, out)
+        item.open_part(kind, len(item.parts))
+        begun = {**item.place_of_part(), "part": _part(kind, "", [])}
+        self._event(f"{_PARTS[kind].part}.added", begun, out)
         return item
 
     def _delta(self, item: _Item, text: str, out: list[bytes]) -> None:
-        out.append(b'%b%b,"sequence_number":%d}\n\n' % (item.before, json_bytes(text), self._sequence))
-        self._sequence += 1
+        item.add(text)
+        number = self._sequence
+        self._sequence = number + 1
+        out += (item.before, json_bytes(text), b',"sequence_number":', str(number).encode(), b"}\n\n")
 
     def _opened(self, kind: str, out: list[bytes]) -> _Item:
         """The open item, if it is of this kind; else a new one, and the other is closed."""

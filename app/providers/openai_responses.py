@@ -59,7 +59,12 @@ class OpenAIResponses:
 
         own_id = f"resp_{os.urandom(16).hex()}"
         start = Started(id=own_id, model=target.model, provider=self.name, created=int(time.time()))
-        reader = OpenAIResponsesReader(start, secret=self._key, relay=request.relayable("openai_responses"))
+        reader = OpenAIResponsesReader(
+            start,
+            secret=self._key,
+            relay=request.relayable("openai_responses"),
+            relay_end=request.dialect == "openai_responses" and not request.stream,
+        )
         return Upstream(
             self.name,
             self._http,

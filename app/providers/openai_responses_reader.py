@@ -129,11 +129,14 @@ def _decode_item(raw: msgspec.Raw) -> _Item | None:
 
 
 class OpenAIResponsesReader(FrameReader):
+    """`relay_end`: only the last frame is for the client, which has the whole answer in it."""
+
     _decode_lines = staticmethod(_decoder.decode_lines)
     PLAIN = b"event: response.output_text.delta\ndata: "
 
-    def __init__(self, start: Started, *, secret: str = "", relay: bool = False) -> None:
-        super().__init__(start, secret=secret, relay=relay)
+    def __init__(self, start: Started, *, secret: str = "", relay: bool = False, relay_end: bool = False) -> None:
+        super().__init__(start, secret=secret, relay=relay or relay_end)
+        self._relay_end = relay_end
         self._reason: FinishReason = "stop"
         self._usage: Usage | None = None
         self._said: set[int] = set()  # the items, by index, of whose text something has come
@@ -141,6 +144,10 @@ class OpenAIResponsesReader(FrameReader):
         # The open calls, by what their deltas name them.
         self._at_index: dict[int, OpenCall] = {}
         self._by_item: dict[str, OpenCall] = {}
+
+    def _relay(self, frames: bytes) -> None:
+        if self.answered or not self._relay_end:
+            super()._relay(frames)
 
     def _read_plain(self, datas: list[_Data], events: list[Event]) -> int:
         if self._start is not None:
