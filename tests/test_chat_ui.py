@@ -285,6 +285,7 @@ class TestUIMessages:
             ({"prompt": ""}, "prompt"),
             ({"prompt": ["Hi"]}, "prompt"),
             ({"messages": [{"parts": []}]}, "messages[0].role"),
+            ({"messages": [{**user("Hi"), "id": ["x"]}]}, "messages[0].id"),
             ({"messages": [{"role": "robot", "parts": []}]}, "messages[0].role"),
             ({"messages": [{"role": "user"}]}, "messages[0].parts"),
             ({"messages": [{"role": "user", "parts": []}]}, "messages[0].parts"),
@@ -472,6 +473,7 @@ class TestRuns:
             ({"messages": None}, "messages"),
             ({"messages": []}, "messages"),
             ({"messages": [{"role": "robot", "content": "Hi"}]}, "messages[0].role"),
+            ({"messages": [{**AG_USER, "id": ["x"]}]}, "messages[0].id"),
             ({"messages": [{"role": "user"}]}, "messages[0].content"),
             ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
             ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
@@ -782,6 +784,22 @@ class TestAGUIEvents:
         assert said[0] == {"type": "RUN_STARTED", **own}
         assert said[-1]["usage"][0]["model"] == "m2"
         assert {name: said[-1][name] for name in own} == own
+
+
+def test_an_id_that_the_conversation_has_already_gets_a_number() -> None:
+    """The client would take a new message, or a new call, for the one it has. Some servers always give the same."""
+    call = of_call("{}")[1:]
+    shown = [user("Hi"), assistant(called("output-available"), id="a1"), user("Hi"), assistant(id="a1-2"), user("Hi")]
+    said = parts("ai_sdk", [STARTED, Source(url="u"), *call], {"messages": shown})
+    assert said[0]["messageId"] == "a1-3"
+    assert said[2]["sourceId"] == "a1-3-source-1"
+    assert [part["toolCallId"] for part in said[3:]] == ["A-2"] * 3
+
+    told = run(AG_USER, ag_called(("A", "f", "{}")), ag_result("A"), AG_USER)
+    events = parts("agui", [STARTED, ReasoningDelta(text="a"), TextDelta(text="b"), *call], told)
+    ids = {event.get("messageId", event.get("parentMessageId")) for event in events[1:]}
+    assert ids == {"a1-2-reasoning-1", "a1-2", None}
+    assert {event["toolCallId"] for event in events if "toolCallId" in event} == {"A-2"}
 
 
 def test_ids_are_those_of_the_answer() -> None:

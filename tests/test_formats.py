@@ -71,7 +71,7 @@ def refused(name: str, body: dict[str, Any]) -> InvalidRequest:
 
 def written(name: str, *batches: list[Event], include_usage: bool = True) -> bytes:
     """The batches in a format's bytes."""
-    body = {"threadId": "t1", "runId": "r1"}
+    body = {"threadId": "t1", "runId": "r1", "messages": []}
     request = ChatRequest(dialect="native", body=body, messages=HI, include_usage=include_usage)
     encoder = FORMATS[name]().encoder(request)
     return b"".join(encoder.feed(batch) for batch in batches)

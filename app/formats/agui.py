@@ -37,7 +37,7 @@ from ..events import (
 )
 from ..request import ChatRequest, Image, Reasoning, Text, ToolCall, ToolResult
 from .base import Encoder, HeaderLookup, compact_json, data_frame, json_bytes, validated
-from .chat_ui import ChatUI, Conversation, LenientBody, Name, PublicFields, picture, picture_of, tool
+from .chat_ui import ChatUI, Conversation, LenientBody, Name, Names, PublicFields, picture, picture_of, tool
 
 REDACTED = "redacted:"  # before an `encryptedValue` that is no signature, but a thought only the provider can read
 
@@ -70,6 +70,7 @@ class AGUICall(LenientBody):
 
 
 class AGUIMessage(LenientBody):
+    id: str | None = None
     role: Literal["system", "developer", "user", "assistant", "tool", "reasoning", "activity"]
     content: Any = None  # of an activity, an object
     toolCalls: list[AGUICall] | None = None
@@ -125,7 +126,7 @@ class AGUI(ChatUI):
         )
 
     def encoder(self, request: ChatRequest) -> Encoder:
-        return AGUIEncoder(thread_id=request.body["threadId"], run_id=request.body["runId"])
+        return AGUIEncoder(request.body)
 
 
 def _take(
@@ -214,8 +215,12 @@ def _part(part: AGUIPart, where: str) -> Text | Image:
 class AGUIEncoder(Encoder):
     """The bytes around a text delta are the same in a whole answer, those around a thought's in one thought."""
 
-    def __init__(self, *, thread_id: str, run_id: str) -> None:
-        self._run = {"threadId": thread_id, "runId": run_id}
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        """`body` is the request's, which `parse` has read."""
+        messages = body["messages"]
+        self._run = {name: body[name] for name in ("threadId", "runId")}
+        self._messages = Names({message.get("id") for message in messages})
+        self._calls = Names({call["id"] for message in messages for call in message.get("toolCalls") or ()})
         self._id = ""  # the message's; "" before the run has been told
         self._head: dict[str, Any] = {}
         self._thought = ""  # the open one's id
@@ -248,13 +253,12 @@ class AGUIEncoder(Encoder):
                     self._begin(event, out)
                 case ToolCallStarted(call_id=call_id, name=name):
                     self._close(out)
-                    out.append(
-                        _event("TOOL_CALL_START", toolCallId=call_id, toolCallName=name, parentMessageId=self._id)
-                    )
+                    named = {"toolCallId": self._calls[call_id], "toolCallName": name, "parentMessageId": self._id}
+                    out.append(_event("TOOL_CALL_START", **named))
                 case ToolCallDelta(call_id=call_id, arguments=fragment):
-                    out.append(_event("TOOL_CALL_ARGS", toolCallId=call_id, delta=fragment))
+                    out.append(_event("TOOL_CALL_ARGS", toolCallId=self._calls[call_id], delta=fragment))
                 case ToolCallEnded(call_id=call_id):
-                    out.append(_event("TOOL_CALL_END", toolCallId=call_id))
+                    out.append(_event("TOOL_CALL_END", toolCallId=self._calls[call_id]))
                 case Recovered(model=model):
                     self._head["model"] = model
                 case Usage():
@@ -271,9 +275,9 @@ class AGUIEncoder(Encoder):
         return b"".join(out)
 
     def _begin(self, start: Started, out: list[bytes]) -> None:
-        self._id = start.id
+        self._id = self._messages[start.id]
         self._head = {"provider": start.provider, "model": start.model}
-        self._before_text = _before_delta("TEXT_MESSAGE_CONTENT", start.id)
+        self._before_text = _before_delta("TEXT_MESSAGE_CONTENT", self._id)
         out.append(_event("RUN_STARTED", **self._run))
 
     def _think(self, out: list[bytes]) -> None:

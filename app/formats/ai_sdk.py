@@ -37,7 +37,7 @@ from ..events import (
 )
 from ..request import ChatRequest, Image, Reasoning, Text, Tool, ToolCall, ToolResult
 from .base import DONE, Encoder, HeaderLookup, compact_json, data_frame, json_bytes, validated
-from .chat_ui import ChatUI, Conversation, LenientBody, Name, PublicFields, json_text, picture, tool
+from .chat_ui import ChatUI, Conversation, LenientBody, Name, Names, PublicFields, json_text, picture, tool
 
 FINISH_REASONS: dict[FinishReason, str] = {
     "stop": "stop",
@@ -116,21 +116,16 @@ class AISDK(ChatUI):
         )
 
     def encoder(self, request: ChatRequest) -> Encoder:
-        return AISDKEncoder(continued(request.body))
+        return AISDKEncoder(request.body)
 
 
-def continued(body: Mapping[str, Any]) -> str | None:
+def continued(messages: list[Mapping[str, Any]], named: Any) -> str | None:
     """The id of the assistant's message that the answer goes on with: the last one, where it is the assistant's; or an
-    earlier one, to which the client has added an output (`messageId`)."""
-    messages = body.get("messages") or [body.get("message")]
-    ids = {
-        each["id"]: each["role"] for each in messages if isinstance(each, Mapping) and isinstance(each.get("id"), str)
-    }
-    last = messages[-1].get("id") if isinstance(messages[-1], Mapping) else None
-    for named in (body.get("messageId"), last):
-        if isinstance(named, str) and ids.get(named) == "assistant":
-            return named
-    return None
+    earlier one, to which the client has added an output (`named`)."""
+    spoken = [message.get("id") for message in messages if message["role"] == "assistant"]
+    if isinstance(named, str) and named in spoken:
+        return named
+    return spoken[-1] if messages and messages[-1]["role"] == "assistant" else None
 
 
 def _take(message: UIMessage, where: str, said: Conversation) -> None:
@@ -260,9 +255,14 @@ class AISDKEncoder(Encoder):
 
     HEADERS: ClassVar[Mapping[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
 
-    def __init__(self, message_id: str | None = None) -> None:
-        """`message_id` is the one of the message that the answer goes on with; by default it is a new one."""
-        self._message_id = message_id
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        """`body` is the request's, which `parse` has read."""
+        messages = body.get("messages") or [body.get("message")]
+        messages = [message for message in messages if isinstance(message, Mapping)]
+        self._continued = continued(messages, body.get("messageId"))
+        self._messages = Names({message.get("id") for message in messages})
+        parts = [part for message in messages for part in message.get("parts") or ()]
+        self._calls = Names({part.get("toolCallId") for part in parts})
         self._answer = ""
         self._model = ""
         self._parts = 0
@@ -293,17 +293,17 @@ class AISDKEncoder(Encoder):
                     named = {"title": title} if title else {}
                     out.append(_part("source-url", sourceId=f"{self._answer}-source-{self._sources}", url=url, **named))
                 case Started():
-                    self._answer = event.id
+                    self._answer = self._messages[event.id]
                     self._model = event.model
-                    out.append(_part("start", messageId=self._message_id or event.id))
+                    out.append(_part("start", messageId=self._continued or self._answer))
                     out.append(_part("start-step"))
                 case ToolCallStarted(call_id=call_id, name=name):
                     self._end(out)
-                    out.append(_part("tool-input-start", toolCallId=call_id, toolName=name))
+                    out.append(_part("tool-input-start", toolCallId=self._calls[call_id], toolName=name))
                 case ToolCallDelta(call_id=call_id, arguments=fragment):
-                    out.append(_part("tool-input-delta", toolCallId=call_id, inputTextDelta=fragment))
+                    out.append(_part("tool-input-delta", toolCallId=self._calls[call_id], inputTextDelta=fragment))
                 case ToolCallEnded():
-                    out.append(_called(event))
+                    out.append(_called(event, self._calls[event.call_id]))
                 case Recovered(model=model):
                     self._model = model
                 case Usage():
@@ -355,8 +355,8 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _called(call: ToolCallEnded) -> bytes:
-    named = {"toolCallId": call.call_id, "toolName": call.name}
+def _called(call: ToolCallEnded, call_id: str) -> bytes:
+    named = {"toolCallId": call_id, "toolName": call.name}
     value = compact_json(call.arguments)
     if value is None or _poisoned(value):
         wrong = "the model wrote arguments that are no JSON" if value is None else "the arguments have a forbidden key"

@@ -5,7 +5,7 @@ that this version can't serve are refused."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
@@ -125,6 +125,22 @@ def tool(value: Any, where: str, name: str | None = None) -> Tool:
         if given is not None and not isinstance(given, kind):
             raise InvalidRequest(f"{where}.{key}: should be {wanted}", param=f"{where}.{key}")
     return Tool(name=name, description=description or None, parameters=parameters, strict=strict)
+
+
+class Names(dict[str, str]):
+    """The answer's own ids -> those it bears at the client, which takes what has an id that it knows for the same thing
+    again. There are servers that give the same ids in each answer, or few, so one that is in the conversation already
+    (`taken`) gets a number."""
+
+    def __init__(self, taken: Container[Any]) -> None:
+        self._taken = taken
+
+    def __missing__(self, said: str) -> str:
+        name, number = said, 2
+        while name in self._taken:
+            name, number = f"{said}-{number}", number + 1
+        self[said] = name
+        return name
 
 
 class Conversation:
