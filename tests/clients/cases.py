@@ -62,6 +62,12 @@ class Case:
     tools: bool = False
     whole: bool = False
     wrong_key: bool = False
+    retries: int = 0
+
+    @property
+    def on_request(self) -> bool:
+        """It asks the client for something, which one that can't do it can't be asked for."""
+        return self.whole or self.retries > 0
 
 
 OVERLOADED = Told(503, "provider_overloaded", "can't answer now")
@@ -74,7 +80,7 @@ CASES = {
     case.name: case
     for case in (
         Case("text", "n12", "an answer in pieces, and why it ended"),
-        Case("Unicode", "n40-uni-split", "é, emoji, CJK, U+2028, U+0085, newlines: exactly the provider's text"),
+        Case("Unicode", "n40-uni-split", "exactly the provider's text: é, emoji, CJK, U+2028, U+0085, newlines"),
         Case("tools", "tool2", "two parallel calls with their ids, names and arguments", tools=True),
         Case("reasoning", "n6-think4", "what the model thought, beside the text"),
         Case("usage", "n9", "the provider's numbers"),
@@ -85,6 +91,7 @@ CASES = {
         Case("401", "n1", "a wrong key", "refused", NOT_ACCEPTED, wrong_key=True),
         Case("429", "e429-ra3", "the provider's rate limit, with its `Retry-After`", "refused", RATE_LIMITED),
         Case("529", "e529", "the provider is overloaded", "refused", OVERLOADED),
+        Case("retry", "n8-e429-ra1-times1", "the client tries again by itself, after `Retry-After`", retries=2),
         Case("filter", "filter", "the provider's content filter refuses", "refused", FILTERED),
         Case("late", "e529", "an error between the status line and the first token", "broken", OVERLOADED, hasty=True),
         Case("error", "n9-i1-err5", "the provider's error event in the middle of the text", "broken", OVERLOADED, 5),
@@ -206,8 +213,10 @@ PLAIN = Door("/stream/<provider>", "text", None)
 
 NOT_WHOLE = {"whole": "only streams"}
 NO_FIELD = {"reasoning": "reads nothing that OpenAI's own chat protocol does not have"}
-NO_COUNT = NOT_WHOLE | dict.fromkeys(("usage", "length"), "the protocol has no word for it")
-ONLY_TEXT = NOT_WHOLE | dict.fromkeys(("tools", "reasoning", "usage", "length"), "the route gives text only")
+NO_RETRY = NOT_WHOLE | {"retry": "leaves that to its user"}
+NO_COUNT = NO_RETRY | dict.fromkeys(("usage", "length"), "the protocol has no word for it")
+JUST_TEXT = dict.fromkeys(("tools", "reasoning", "usage", "length"), "the route gives text only")
+ONLY_TEXT = NO_RETRY | JUST_TEXT
 
 CLIENTS = {
     client.slug: client
@@ -235,11 +244,11 @@ CLIENTS = {
         Client("llm", "llm_cli.py", "prompt", CHAT, OPENAI, NO_FIELD),
         Client("@ag-ui/client `HttpAgent`", "ag_ui.mjs", "run", AGUI, AG_UI, NO_COUNT),
         Client("eventsource", "event_source.mjs", "chat", TEXT_SSE, EVENT_SOURCE, ONLY_TEXT),
-        Client("@microsoft/fetch-event-source", "fetch_event_source.mjs", "streams", STREAMS, READER, NOT_WHOLE),
-        Client("httpx2 `EventSource`", "readers.py", "httpx2", STREAMS, READER, NOT_WHOLE),
+        Client("@microsoft/fetch-event-source", "fetch_event_source.mjs", "streams", STREAMS, READER, NO_RETRY),
+        Client("httpx2 `EventSource`", "readers.py", "httpx2", STREAMS, READER, NO_RETRY),
         Client("sseclient-py", "readers.py", "sseclient", TEXT_SSE, READER, ONLY_TEXT),
         Client("requests", "readers.py", "requests", TOKEN_SSE, READER, ONLY_TEXT),
-        Client("curl, text", "curl.py", "plain", PLAIN, CURL_PLAIN, ONLY_TEXT),
+        Client("curl, text", "curl.py", "plain", PLAIN, CURL_PLAIN, NOT_WHOLE | JUST_TEXT),
         Client("curl, NDJSON", "curl.py", "ndjson", STREAMS, CURL),
     )
 }
@@ -269,11 +278,11 @@ class Cell(NamedTuple):
 
 
 def cells() -> Iterator[Cell]:
-    """Those that are run. A client without a notion of a case is asked all the same, since it must not stumble over it;
-    only nobody can be asked for a whole answer who only streams."""
+    """Those that are run. A client without a notion of a case is asked all the same, where it can be: it must not
+    stumble over what it does not know."""
     for client in CLIENTS.values():
         for case in CASES.values():
             for provider in PROVIDERS:
                 cell = Cell(client, case, provider)
-                if not cell.not_yet and not (case.whole and case.name in client.without):
+                if not cell.not_yet and not (case.on_request and case.name in client.without):
                     yield cell

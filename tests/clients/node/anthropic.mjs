@@ -7,7 +7,7 @@ import { main, MAX_TOKENS, PROMPT, TIMEOUT_MS } from "./driver.mjs";
 const USAGE = ["input_tokens", "output_tokens"];
 
 const messagesOf = (job) =>
-  new Anthropic({ baseURL: job.url, apiKey: job.key, maxRetries: 0, timeout: TIMEOUT_MS }).messages;
+  new Anthropic({ baseURL: job.url, apiKey: job.key, maxRetries: job.retries, timeout: TIMEOUT_MS }).messages;
 
 function asked(job) {
   const tools = job.tools.map(({ name, description, parameters }) => ({ name, description, input_schema: parameters }));

@@ -8,7 +8,7 @@ const CHAT_USAGE = ["prompt_tokens", "completion_tokens"];
 const USAGE = ["input_tokens", "output_tokens"];
 
 const clientOf = (job) =>
-  new OpenAI({ baseURL: `${job.url}/v1`, apiKey: job.key, maxRetries: 0, timeout: TIMEOUT_MS });
+  new OpenAI({ baseURL: `${job.url}/v1`, apiKey: job.key, maxRetries: job.retries, timeout: TIMEOUT_MS });
 
 function chatAsked(job) {
   const tools = job.tools.map((tool) => ({ type: "function", function: tool }));

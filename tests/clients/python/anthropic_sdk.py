@@ -12,12 +12,12 @@ USAGE = ("input_tokens", "output_tokens")
 
 
 @cache
-def client_for(url: str, key: str) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=url, api_key=key, max_retries=0, timeout=TIMEOUT_S)
+def client_for(url: str, key: str, retries: int) -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=url, api_key=key, max_retries=retries, timeout=TIMEOUT_S)
 
 
 def client(job: Job) -> anthropic.Anthropic:
-    return client_for(job.url, job.key)
+    return client_for(job.url, job.key, job.retries)
 
 
 def asked(job: Job) -> dict[str, Any]:

@@ -12,10 +12,12 @@ import native
 from driver import PROMPT, TIMEOUT_S, Job, Seen, main
 
 
-def asking(job: Job, path: str, body: object, *options: str) -> subprocess.Popen[bytes]:
+def asking(job: Job, path: str, body: object) -> subprocess.Popen[bytes]:
+    # With a retry the first body would come before the second.
+    fail = ("--fail", "--retry", str(job.retries)) if job.retries else ("--fail-with-body",)
     return subprocess.Popen(
         [
-            *("curl", "--silent", "--show-error", "--no-buffer", "--max-time", str(TIMEOUT_S), *options),
+            *("curl", "--silent", "--show-error", "--no-buffer", "--max-time", str(TIMEOUT_S), *fail),
             *("--json", json.dumps(body), "--oauth2-bearer", job.key, f"{job.url}{path}"),
         ],
         stdin=subprocess.DEVNULL,
@@ -35,7 +37,7 @@ def ended(process: subprocess.Popen[bytes], seen: Seen) -> None:
 def plain(job: Job, seen: Seen) -> None:
     """`POST /stream/<provider>`: the text, and nothing else; a failure is a last line, or a status."""
     body = {"model": job.own_name, "prompt": PROMPT}
-    process = asking(job, f"/stream/{job.provider}", body, "--fail-with-body")
+    process = asking(job, f"/stream/{job.provider}", body)
     assert process.stdout is not None
     told = b""
     while piece := os.read(process.stdout.fileno(), 65536):
@@ -57,7 +59,7 @@ def ndjson(job: Job, seen: Seen) -> None:
     """`POST /v1/streams` as NDJSON, for `jq`; an empty line is a heartbeat. Whole: one object."""
     body: dict[str, object] = {"model": job.model, "prompt": PROMPT}
     body |= {"stream": False} if job.whole else {"format": "ndjson"}
-    process = asking(job, "/v1/streams", body, "--fail-with-body")
+    process = asking(job, "/v1/streams", body)
     assert process.stdout is not None
     for line in process.stdout:
         if not line.strip():

@@ -8,6 +8,7 @@ left has ended by the client's doing, and not with the process. ../node/driver.m
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -25,6 +26,7 @@ class Job:
 
     `key` goes where the client puts its API key. `tools` are to be offered, as `{"name", "description", "parameters"}`.
     With `leave_after` the client leaves after so many pieces of text. `whole`: the answer is asked for in one piece.
+    `retries`: how often the client may ask again by itself.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Job:
     tools: list[dict[str, Any]] = field(default_factory=list)
     leave_after: int | None = None
     whole: bool = False
+    retries: int = 0
 
     @property
     def provider(self) -> str:
@@ -109,6 +112,9 @@ def main(ways: Mapping[str, Way]) -> None:
             seen.error = error_of(exc)
         return seen
 
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # ignored behind a shell's `&`, and programs that we start inherit that
     jobs = [Job(**job) for job in json.loads(sys.stdin.readline())]
     with ThreadPoolExecutor(24) as pool:
         for done in as_completed([pool.submit(do, job) for job in jobs]):

@@ -18,7 +18,7 @@ def openai(job: Job, *, responses: bool) -> BaseChatModel:
         model=job.model,
         base_url=f"{job.url}/v1",
         api_key=job.key,
-        max_retries=0,
+        max_retries=job.retries,
         timeout=TIMEOUT_S,
         stream_usage=True,
         use_responses_api=responses,
@@ -30,7 +30,7 @@ def anthropic(job: Job) -> BaseChatModel:
         model=job.model,
         base_url=job.url,
         api_key=job.key,
-        max_retries=0,
+        max_retries=job.retries,
         timeout=TIMEOUT_S,
         max_tokens=MAX_TOKENS,
     )

@@ -14,12 +14,12 @@ USAGE = ("input_tokens", "output_tokens")
 
 
 @cache
-def client_for(url: str, key: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=TIMEOUT_S)
+def client_for(url: str, key: str, retries: int) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=retries, timeout=TIMEOUT_S)
 
 
 def client(job: Job) -> openai.OpenAI:
-    return client_for(job.url, job.key)
+    return client_for(job.url, job.key, job.retries)
 
 
 def chat_asked(job: Job) -> dict[str, Any]:
