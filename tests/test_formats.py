@@ -493,7 +493,7 @@ def answers(draw: st.DrawFn) -> list[Event]:
             events.append(ReasoningDelta(text=draw(texts)))
         elif step == "refusal":
             events.append(TextDelta(text=draw(texts), refusal=True))
-        elif step == "signed":
+        elif step == "signed" and isinstance(events[-1], ReasoningDelta):
             events.append(ReasoningEnded(signature=draw(texts)))
         elif step == "redacted":
             events.append(ReasoningEnded(redacted=draw(texts)))

@@ -524,6 +524,8 @@ def rich_answers(draw: st.DrawFn) -> list[Event]:
                     events.append(ReasoningEnded(signature=draw(texts)))
                     if draw(st.booleans()):
                         events.append(ReasoningEnded(redacted=draw(texts)))
+            case ReasoningEnded():
+                pass  # drawn here, behind the thoughts
             case Usage():
                 counts = st.integers(0, 10**6)
                 usage = Usage(

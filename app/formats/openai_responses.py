@@ -280,7 +280,7 @@ class OpenAIResponsesEncoder(Encoder):
                 case ReasoningDelta(text=text):
                     self._delta(self._part_opened("summary_text", out), text, out)
                 case ReasoningEnded(signature=signature, redacted=redacted):
-                    self._end_thought(signature or redacted, out)
+                    self._end_thought(signature, redacted, out)
                 case Source(url=url, title=title):
                     self._cite(url, title, out)
                 case Started():
@@ -417,7 +417,11 @@ class OpenAIResponsesEncoder(Encoder):
         self._output[item.index] = shown
         self._event("response.output_item.done", {"output_index": item.index, "item": shown}, out)
 
-    def _end_thought(self, encrypted: str, out: list[bytes]) -> None:
+    def _end_thought(self, signature: str, redacted: str, out: list[bytes]) -> None:
+        """Here both are the item's encrypted content; one without a text is an item of its own."""
+        encrypted = signature or redacted
+        if redacted:
+            self._close("completed", out)
         self._opened("reasoning", out)
         self._close("completed", out, encrypted_content=encrypted)
 
