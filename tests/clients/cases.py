@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 # Still to come: routes, a kind of provider, and cases that can be asked in the provider's own protocol only.
-NOT_YET_ROUTES: set[str] = {"/v1/responses", "/api/chat", "/agui"}
-NOT_YET_PROVIDERS: set[str] = {"responses"}
-NOT_YET_ACROSS: set[str] = {"tools"}
+NOT_YET_ROUTES: set[str] = set()
+NOT_YET_PROVIDERS: set[str] = set()
+NOT_YET_ACROSS: set[str] = set()
 
 # The provider is a model's name up to its slash -> the protocol that is spoken with it.
 PROVIDERS = {"openai": "chat", "anthropic": "messages", "responses": "responses"}
