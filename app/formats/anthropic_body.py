@@ -245,13 +245,17 @@ def _image(source: Any) -> Image | None:
             return None
 
 
+# The others stream a call's arguments as they come in any case; the AI SDK asks for it always.
+_STREAMED_EAGERLY: dict[str, tuple[Any, ...]] = {"eager_input_streaming": (True, False)}
+
+
 def _tools(asked: list[ToolParam], foreign: list[str]) -> tuple[Tool, ...]:
     tools: list[Tool] = []
     for at, tool in enumerate(asked):
         if tool.type not in (None, "custom") or not tool.name:
             foreign.append(f"tools[{at}]")
             continue
-        foreign += foreign_fields(tool.model_extra, f"tools[{at}].")
+        foreign += foreign_fields(tool.model_extra, f"tools[{at}].", neutral=_STREAMED_EAGERLY)
         tools.append(Tool(tool.name, tool.description, tool.input_schema, tool.strict))
     return tuple(tools)
 
