@@ -41,17 +41,11 @@ from ..events import (
 )
 from ..request import ChatRequest
 from . import openai_responses_body
-from .base import Encoder, HeaderLookup, WholeAnswer, json_bytes, line_safe, provider_named
+from .base import Encoder, HeaderLookup, WholeAnswer, json_bytes, line_safe
+from .openai_chat import error_object
 
 # Why an answer is not complete. One that was stopped on purpose has no word of its own, and is what it is.
 INCOMPLETE: dict[FinishReason, str] = {"length": "max_output_tokens", "content_filter": "content_filter"}
-
-# `error.type` where it is not the general one of the status class.
-ERROR_TYPES = {
-    "unauthorized": "authentication_error",
-    "rate_limited": "rate_limit_error",
-    "provider_rate_limited": "rate_limit_error",
-}
 
 # What a response says of its request, and says if that did not: openai-python's model requires the first three.
 ECHOED: dict[str, Any] = {
@@ -120,17 +114,6 @@ _decode_last = msgspec.json.Decoder(_Last).decode
 _decode_said = msgspec.json.Decoder(_Said).decode
 
 
-def error_object(error: SluicewayError) -> dict[str, Any]:
-    general = "invalid_request_error" if error.http_status < 500 else "api_error"
-    return {
-        "message": error.message,
-        "type": ERROR_TYPES.get(error.code, general),
-        "param": error.param,
-        "code": error.code,
-        **provider_named(error),
-    }
-
-
 def usage_object(usage: Usage) -> dict[str, Any]:
     cached = {"cached_tokens": usage.cached_tokens, "cache_write_tokens": usage.cache_write_tokens}
     return {
@@ -178,7 +161,7 @@ class _Item:
     `part` is the kind of the one that is open, `at` its index, and `before` the bytes before each of its deltas, which
     are the same in all, so they are made once."""
 
-    __slots__ = ("annotations", "at", "before", "id", "index", "kind", "part", "parts", "pieces")
+    __slots__ = ("annotations", "at", "before", "id", "index", "kind", "part", "parts", "pieces", "texts")
 
     def __init__(self, kind: str, id: str, index: int) -> None:
         self.kind = kind
@@ -187,7 +170,8 @@ class _Item:
         self.parts: list[dict[str, Any]] = []
         self.part: PartKind | None = None
         self.at = 0
-        self.pieces: list[str] = []
+        self.texts: list[str] = []
+        self.pieces: list[str] = []  # what came behind those
         self.annotations: list[dict[str, Any]] = []
         self.before = b""
 
@@ -198,17 +182,17 @@ class _Item:
         return {**self.place(), "content_index" if self.kind == "message" else "summary_index": self.at}
 
     def text(self) -> str:
-        self.pieces[:] = ["".join(self.pieces)]
-        return self.pieces[0]
+        return "".join((*self.texts, *self.pieces))
 
     def add(self, text: str) -> None:
         self.pieces.append(text)
         if len(self.pieces) > _PIECES:
-            self.text()
+            self.texts.append("".join(self.pieces))
+            self.pieces.clear()
 
     def open_part(self, kind: PartKind, at: int) -> None:
         self.part, self.at = kind, at
-        self.pieces, self.annotations = [], []
+        self.texts, self.pieces, self.annotations = [], [], []
         words = _PARTS[kind]
         self.before = _before(words.delta, {**self.place_of_part(), **words.more})
 
