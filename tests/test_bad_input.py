@@ -23,11 +23,13 @@ from app import create_app
 from app.testing import FakeProvider
 
 CHAT, MESSAGES, STREAMS = "/v1/chat/completions", "/v1/messages", "/v1/streams"
+RESPONSES = "/v1/responses"
 HI = [{"role": "user", "content": "hi"}]
 
 # Every POST route with the least body it answers.
 DOORS: dict[str, dict[str, Any]] = {
     CHAT: {"model": "openai/fake-n2", "messages": HI},
+    RESPONSES: {"model": "anthropic/fake-n2", "input": "hi"},
     MESSAGES: {"model": "anthropic/fake-n2", "messages": HI},
     STREAMS: {"model": "openai/fake-n2", "messages": HI},
     "/stream/openai": {"model": "fake-n2", "prompt": "hi"},
@@ -206,6 +208,22 @@ WRONG: dict[str, dict[str, list[Any]]] = {
         "stream_options": [5, "x", [], {"include_usage": "x"}],
         "n": [0, -1, 2, "1", True, 1.5],
     },
+    RESPONSES: {
+        "input": [None, *(value for value in NO_MESSAGES if value != "hi")],
+        "instructions": NO_TEXT,
+        "model": [*NO_TEXT, "", " ", "a\nb", "\x00", "x" * 300],
+        "max_output_tokens": NO_COUNT,
+        "temperature": NO_SAMPLING,
+        "top_p": NO_SAMPLING,
+        "tools": [5, "x", {}, [5], [{}], [{"type": 5}], [{"type": "function"}], [{"type": "function", "name": ""}]],
+        "tool_choice": [5, "x", [], {}, {"type": 5}, {"type": "function"}],
+        "parallel_tool_calls": ["x", 1, []],
+        "text": [5, "x", [], {"format": 5}, {"format": {}}, {"format": {"type": "json_schema"}}, {"verbosity": 5}],
+        "reasoning": [5, "x", [], {"effort": 5}],
+        "user": NO_TEXT,
+        "safety_identifier": NO_TEXT,
+        "stream": ["yes", 1, []],
+    },
     MESSAGES: {
         "messages": [None, *NO_MESSAGES],
         "model": [*NO_TEXT, "", " ", "a\nb"],
@@ -283,6 +301,12 @@ def test_a_wrong_content_names_its_place(refused: Refused, path: str) -> None:
         assert names(said, "messages[1].content"), said
 
 
+def test_a_wrong_content_of_an_item_names_its_place(refused: Refused) -> None:
+    for content in [*NO_CONTENT, None, [{"type": "input_text"}], [{"type": "input_image", "image_url": 5}]]:
+        said = refused(RESPONSES, {**DOORS[RESPONSES], "input": [*HI, {"role": "user", "content": content}]})
+        assert names(said, "input[1].content"), said
+
+
 @pytest.mark.parametrize("path", [path for path in DOORS if "prompt" in DOORS[path] or "message" in DOORS[path]])
 def test_a_wrong_prompt_is_named(refused: Refused, path: str) -> None:
     for field in ("prompt", "message"):
@@ -329,6 +353,8 @@ def test_an_unknown_field_is_answered_with_the_nearest(refused: Refused, path: s
         (CHAT, "tools[0]", [{"type": "custom", "custom": {"name": "clock"}}]),
         (CHAT, "logprobs", True),
         (CHAT, "response_format", {"type": "json_object"}),
+        (RESPONSES, "previous_response_id", "resp_1"),
+        (RESPONSES, "background", True),
         (MESSAGES, "tools[0]", [{"type": "web_search_20250305", "name": "web_search"}]),
         (MESSAGES, "thinking", {"type": "enabled"}),
         (MESSAGES, "top_k", 5),
@@ -337,15 +363,15 @@ def test_an_unknown_field_is_answered_with_the_nearest(refused: Refused, path: s
 def test_a_field_that_the_other_protocol_lacks_is_refused_by_name(
     refused: Refused, path: str, field: str, value: Any
 ) -> None:
-    model = "anthropic/fake-n2" if path == CHAT else "openai/fake-n2"
-    said = refused(path, {"model": model, "messages": HI, field.partition("[")[0]: value})
+    model = "openai/fake-n2" if path == MESSAGES else "anthropic/fake-n2"
+    said = refused(path, {**DOORS[path], "model": model, field.partition("[")[0]: value})
     assert said.message.startswith(f"{field} can't be sent to '{model}', which speaks another protocol")
 
 
 # Names that lead nowhere.
 
 
-@pytest.mark.parametrize("path", [CHAT, MESSAGES, STREAMS, "/chat", "/chat/stream", "/chat/stream-meta"])
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, STREAMS, "/chat", "/chat/stream", "/chat/stream-meta"])
 def test_an_unknown_model_is_a_404_with_the_nearest(refused: Refused, path: str) -> None:
     said = refused(path, {**DOORS[path], "model": "opnai/gpt-5"}, 404)
     assert said.code == code(path, "not_found")
@@ -369,7 +395,15 @@ def test_a_provider_without_a_key_is_a_503_that_says_what_to_set(refused: Refuse
 
 
 UNKNOWN = ["/index.html", "/v1", "/v1/", "/v1/nowhere", "/v1/chat/completions/x", "/v1/messages/", "/v1/streams/7"]
-UNKNOWN += ["/chat/", "/stream/", "/stream/openai/ssh", "/%00%ff", "/<script>"]
+UNKNOWN += [
+    "/v1/responses/",
+    "/v1/responses/resp_1",
+    "/chat/",
+    "/stream/",
+    "/stream/openai/ssh",
+    "/%00%ff",
+    "/<script>",
+]
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -393,7 +427,7 @@ def test_an_unknown_file_is_a_404_in_json(server: Service) -> None:
     ("method", "path", "allow"),
     [
         *(("GET", path, {"OPTIONS", "POST"}) for path in DOORS if path != "/chat"),
-        *(("DELETE", path, {"OPTIONS", "POST"}) for path in (CHAT, MESSAGES, STREAMS, "/stream/openai")),
+        *(("DELETE", path, {"OPTIONS", "POST"}) for path in (CHAT, RESPONSES, MESSAGES, STREAMS, "/stream/openai")),
         ("PUT", "/chat", {"GET", "HEAD", "OPTIONS", "POST"}),
         ("BREW", "/chat", {"GET", "HEAD", "OPTIONS", "POST"}),
         ("POST", "/v1/models", {"GET", "HEAD", "OPTIONS"}),
@@ -473,7 +507,10 @@ def test_of_a_doubled_key_the_last_counts_everywhere(server: Service, fake_provi
         if path == "/agui":
             continue  # it has no such field at the top
         fake_provider.reset()
-        accepted(server, path, b'{"max_tokens": "wrong", ' + json.dumps(body).encode()[1:-1] + b', "max_tokens": 7}')
+        limit = b'"max_output_tokens"' if path == RESPONSES else b'"max_tokens"'
+        accepted(
+            server, path, b"{" + limit + b': "wrong", ' + json.dumps(body).encode()[1:-1] + b", " + limit + b": 7}"
+        )
         assert fake_provider.requests[0].body["max_tokens"] == 7
 
 
@@ -481,7 +518,7 @@ def test_nul_and_every_other_character_go_through(server: Service, fake_provider
     text = "".join(map(chr, [*range(0x80), 0x85, 0xA0, 0xFEFF, 0xFFFF, 0x2028, 0x1F30A, 0x10FFFF]))
     for path, body in DOORS.items():
         fake_provider.reset()
-        asked = {**body, "messages": [{"role": "user", "content": text}]}
+        asked = {**body, "input" if path == RESPONSES else "messages": [{"role": "user", "content": text}]}
         asked = {name: value for name, value in asked.items() if name not in ("prompt", "message")}
         accepted(server, path, json.dumps(asked).encode())
         assert fake_provider.requests[0].body["messages"][-1]["content"] == text
@@ -700,7 +737,7 @@ def test_without_a_key_nothing_is_read(
             sent = {name: value.encode("latin-1") for name, value in headers.items()}
             response = requests.post(keyed.url + path, data=b"no JSON", headers=sent, timeout=20)
             assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, "Bearer")
-            if path != CHAT:  # there the type says it too
+            if path not in (CHAT, RESPONSES):  # there the type says it too
                 said = refusal(path, 401, response.headers, response.content)
                 assert said.code == code(path, "unauthorized")
     assert requests.get(f"{keyed.url}/v1/models", timeout=20).status_code == 401

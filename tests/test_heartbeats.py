@@ -221,6 +221,16 @@ def by_openai_helper(client: openai.OpenAI, model: str) -> str:
         return stream.until_done().get_final_completion().choices[0].message.content or ""
 
 
+def by_responses(client: openai.OpenAI, model: str) -> str:
+    with client.responses.create(model=model, input="hi", stream=True) as events:
+        return "".join(event.delta for event in events if event.type == "response.output_text.delta")
+
+
+def by_responses_helper(client: openai.OpenAI, model: str) -> str:
+    with client.responses.stream(model=model, input="hi") as stream:
+        return stream.get_final_response().output_text
+
+
 def by_anthropic(client: anthropic.Anthropic, model: str) -> str:
     with client.messages.create(model=model, messages=MESSAGES, max_tokens=99, stream=True) as events:
         deltas = [event.delta for event in events if event.type == "content_block_delta"]
@@ -237,11 +247,12 @@ def test_the_sdks_survive_them(beating: Watched) -> None:
     with (
         openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as gpt,
         anthropic.Anthropic(base_url=url, api_key="any", max_retries=0) as claude,
-        ThreadPoolExecutor(8) as pool,
+        ThreadPoolExecutor(12) as pool,
     ):
+        by_gpt = (by_openai, by_openai_helper, by_responses, by_responses_helper)
         said = [
             pool.submit(read, client, f"{provider}/{SLOW}")
-            for client, reads in ((gpt, (by_openai, by_openai_helper)), (claude, (by_anthropic, by_anthropic_helper)))
+            for client, reads in ((gpt, by_gpt), (claude, (by_anthropic, by_anthropic_helper)))
             for read in reads
             for provider in ("openai", "anthropic")
         ]
