@@ -755,18 +755,8 @@ def test_without_a_key_nothing_is_read(
 WORDS = [
     *("model", "messages", "prompt", "message", "system", "system_prompt", "max_tokens", "temperature", "top_p"),
     *("stop", "stop_sequences", "stream", "stream_options", "include_usage", "format", "shape", "resumable", "n"),
-    *(
-        "parts",
-        "type",
-        "text",
-        "tool-x",
-        "toolCalls",
-        "toolCallId",
-        "state",
-        "output-available",
-        "forwardedProps",
-        "tools",
-    ),
+    *("id", "messageId", "parts", "type", "text", "tool-x", "toolCalls", "toolCallId", "tools"),
+    *("state", "output-available", "forwardedProps"),
     *("role", "content", "user", "assistant", "hi", "ndjson", "sse", "max_completion_tokens", "openai/fake-n2"),
 ]
 odd_text = st.text(st.characters(), max_size=8)  # lone surrogates too, which become escapes in the JSON

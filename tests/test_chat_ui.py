@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 import requests
 from conftest import Service
-from test_formats import STARTED, parsed, read_frames, refused
+from hypothesis import given
+from hypothesis import strategies as st
+from test_bad_input import near_misses
+from test_formats import ANSWER, STARTED, many, parsed, read_frames, refused
 
-from app.errors import ProviderOverloaded
+from app.errors import InvalidRequest, ProviderOverloaded
 from app.events import (
     Event,
     Failed,
@@ -517,6 +520,53 @@ class TestRuns:
         error = refused("agui", body)
         assert error.param == param
         assert param in error.message
+
+
+RICH: dict[str, dict[str, Any]] = {
+    "ai_sdk": {
+        "id": "c1",
+        "trigger": "submit-message",
+        "messageId": "a1",
+        "model": "openai/fake-n2",
+        "tools": {"clock": {"description": "The time", "parameters": {"type": "object"}}},
+        "messages": [
+            user("Hi", {"type": "file", "mediaType": "image/png", "url": f"data:image/png;base64,{PNG}"}),
+            assistant(
+                STEP,
+                {"type": "reasoning", "text": "Hm", "providerMetadata": {"anthropic": {"signature": "s1"}}},
+                called("output-available", input={"zone": "UTC"}, output={"time": "12:00"}),
+                called("output-error", "B", "dynamic-tool", toolName="date", input="{", errorText="no JSON"),
+                called("output-denied", "C", approval={"id": "p", "approved": False, "reason": "no"}),
+                STEP,
+                "Noon.",
+            ),
+        ],
+    },
+    "agui": run(
+        {"id": "s1", "role": "system", "content": "Be brief."},
+        {**AG_USER, "content": [{"type": "text", "text": "Hi"}, *ag_image(type="url", value="https://x.y")["content"]]},
+        {"id": "x1", "role": "reasoning", "content": "Hm", "encryptedValue": "s1"},
+        ag_called(("A", "clock", "{}"), ("B", "date", "{}"), content="Let"),
+        ag_result("A", [{"type": "binary", "mimeType": "image/png", "data": PNG}]),
+        ag_result("B", "", error="no date"),
+        AG_USER,
+        tools=[{"name": "clock", "description": "The time", "parameters": {"type": "object"}}],
+        context=[{"description": "Page", "value": "3"}],
+        forwardedProps={"model": "openai/fake-n2", "stop": ["x"], "tool_choice": {"name": "clock"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(RICH))
+@many
+@given(data=st.data())
+def test_any_conversation_is_read_or_refused(name: str, data: st.DataObject) -> None:
+    assert parsed(name, RICH[name]).messages
+    try:
+        request = parsed(name, data.draw(near_misses(RICH[name])))
+    except InvalidRequest:
+        return
+    assert FORMATS[name]().encoder(request).feed(ANSWER)
 
 
 # What is written.
