@@ -47,6 +47,7 @@ from app.request import (
     ToolResult,
 )
 from app.testing import FakeProvider, answer
+from app.testing.wires.anthropic import SIGNATURE
 
 PNG = "iVBORw0KGgo="
 
@@ -579,6 +580,48 @@ def parts(name: str, events: list[Event], body: dict[str, Any] | None = None) ->
     return [json.loads(frame.data) for frame in read_frames(data) if frame.data != b"[DONE]"]
 
 
+def shown(stream: list[Any], output: Any = "ok") -> list[dict[str, Any]]:
+    """The parts of the message that ai 7 makes of a stream, its calls answered by `output`."""
+    kept: list[dict[str, Any]] = []
+    for part in stream:
+        kind = part["type"]
+        if kind == "start-step":
+            kept.append(STEP)
+        elif kind in ("text-start", "reasoning-start"):
+            kept.append({"type": kind.removesuffix("-start"), "text": ""})
+        elif kind in ("text-delta", "reasoning-delta"):
+            kept[-1]["text"] += part["delta"]
+        elif kind == "reasoning-end" and "providerMetadata" in part:
+            kept[-1]["providerMetadata"] = part["providerMetadata"]
+        elif kind == "tool-input-available":
+            named = {"type": f"tool-{part['toolName']}", "input": part["input"], "output": output}
+            kept.append(called("output-available", part["toolCallId"], **named))
+    return kept
+
+
+def told(stream: list[Any]) -> list[dict[str, Any]]:
+    """The messages that AG-UI's client makes of a run."""
+    messages: dict[str, dict[str, Any]] = {}
+    for event in stream:
+        match event:
+            case {"type": "TEXT_MESSAGE_START" | "REASONING_MESSAGE_START", "messageId": named, "role": role}:
+                messages.setdefault(named, {"id": named, "role": role, "content": ""})
+            case {"type": "TEXT_MESSAGE_CONTENT" | "REASONING_MESSAGE_CONTENT", "messageId": named, "delta": delta}:
+                messages[named]["content"] += delta
+            case {"type": "REASONING_ENCRYPTED_VALUE", "entityId": named, "encryptedValue": sealed}:
+                messages[named]["encryptedValue"] = sealed
+            case {"type": "TOOL_CALL_START", "toolCallId": call, "toolCallName": name, "parentMessageId": named}:
+                message = messages.setdefault(named, {"id": named, "role": "assistant", "content": ""})
+                begun = {"id": call, "type": "function", "function": {"name": name, "arguments": ""}}
+                message.setdefault("toolCalls", []).append(begun)
+            case {"type": "TOOL_CALL_ARGS", "toolCallId": call, "delta": delta}:
+                calls = [each for message in messages.values() for each in message.get("toolCalls", ())]
+                next(each for each in calls if each["id"] == call)["function"]["arguments"] += delta
+            case _:
+                pass
+    return list(messages.values())
+
+
 def of_call(arguments: str) -> list[Event]:
     return [
         STARTED,
@@ -724,7 +767,6 @@ class TestUIMessageStream:
         assert parts("ai_sdk", [STARTED], body)[0] == {"type": "start", "messageId": message_id}
 
     def test_what_was_written_comes_back_as_it_was_said(self) -> None:
-        """Through a client that keeps a message as ai 7 does."""
         events: list[Event] = [
             STARTED,
             ReasoningDelta(text="Hm"),
@@ -734,20 +776,7 @@ class TestUIMessageStream:
             *of_call('{"a": 1}')[1:],
             Finished(reason="tool_calls"),
         ]
-        kept: list[dict[str, Any]] = []
-        for part in parts("ai_sdk", events):
-            kind = part["type"]
-            if kind == "start-step":
-                kept.append(STEP)
-            elif kind in ("text-start", "reasoning-start"):
-                kept.append({"type": kind.removesuffix("-start"), "text": ""})
-            elif kind in ("text-delta", "reasoning-delta"):
-                kept[-1]["text"] += part["delta"]
-            elif kind == "reasoning-end" and "providerMetadata" in part:
-                kept[-1]["providerMetadata"] = part["providerMetadata"]
-            elif kind == "tool-input-available":
-                kept.append(called("output-available", part["toolCallId"], input=part["input"], output="ok"))
-        assert conversation(user("Hi"), assistant(*kept)) == (
+        assert conversation(user("Hi"), assistant(*shown(parts("ai_sdk", events)))) == (
             ASKED,
             Message(
                 "assistant",
@@ -755,7 +784,7 @@ class TestUIMessageStream:
                     Reasoning("Hm", signature="s1"),
                     Reasoning(redacted="r1"),
                     Text("Let me see."),
-                    ToolCall("A", "clock", '{"a":1}'),
+                    ToolCall("A", "f", '{"a":1}'),
                 ),
             ),
             Message("user", (ToolResult("A", (Text("ok"),)),)),
@@ -913,6 +942,67 @@ def test_thoughts_text_and_calls_as_agui_events(server: Service, provider: str) 
         for call in told.tool_calls
     ]
     assert (said[-1]["type"], said[-1]["result"]) == ("RUN_FINISHED", {"finishReason": "tool_calls"})
+
+
+CLOCK_TOOL = {"name": "clock", "description": "The time", "parameters": {"type": "object"}}
+
+
+@PROVIDERS
+@pytest.mark.parametrize("path", ["/api/chat", "/agui"])
+def test_a_turn_with_calls(server: Service, fake_provider: FakeProvider, path: str, provider: str) -> None:
+    """A model calls two tools, the client runs them and sends all back, the model answers: what each was told."""
+    model = "fake-n2-think2-tool2-once"
+    first, second = answer(model, tools=["clock"]), answer(model, tools=["clock"], step=1)
+
+    def post(*messages: Any) -> list[Any]:
+        named = f"{provider}/{model}"
+        if path == "/agui":
+            body = run(AG_USER, *messages, tools=[CLOCK_TOOL], forwardedProps={"model": named, "max_tokens": 9000})
+        else:
+            body = {"model": named, "messages": [user("Hi"), *messages], "tools": [CLOCK_TOOL], "max_tokens": 9000}
+        response = requests.post(server.url + path, json=body, timeout=20)
+        assert response.status_code == 200, response.text
+        return [json.loads(frame.data) for frame in read_frames(response.content) if frame.data != b"[DONE]"]
+
+    said = post()
+    if path == "/agui":
+        again = post(*told(said), *(ag_result(call.id, "12:00") for call in first.tool_calls))
+        (message,) = (each for each in told(again) if each["role"] == "assistant")
+        assert message["content"] == second.text
+        assert message["id"] != next(each["id"] for each in told(said) if each["role"] == "assistant")
+    else:
+        started = said[0]["messageId"]
+        again = post(assistant(*shown(said, "12:00"), id=started))
+        assert again[0]["messageId"] == started
+        assert "".join(each["text"] for each in shown(again) if each["type"] == "text") == second.text
+
+    begun, went_on = (request.body for request in fake_provider.requests)
+    if provider == "openai":
+        assert begun["tools"] == [{"type": "function", "function": CLOCK_TOOL}]
+        calls = [
+            {"id": call.id, "type": "function", "function": {"name": "clock", "arguments": call.arguments}}
+            for call in first.tool_calls
+        ]
+        for call in (each["function"] for message in went_on["messages"] for each in message.get("tool_calls", ())):
+            call["arguments"] = json.dumps(json.loads(call["arguments"]), ensure_ascii=False)
+        assert went_on["messages"] == [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": first.text, "tool_calls": calls},
+            *({"role": "tool", "tool_call_id": call.id, "content": "12:00"} for call in first.tool_calls),
+        ]
+    else:
+        tool = {**CLOCK_TOOL, "input_schema": CLOCK_TOOL["parameters"]}
+        assert begun["tools"] == [{name: value for name, value in tool.items() if name != "parameters"}]
+        user_turn, assistant_turn, results = went_on["messages"]
+        assert (user_turn["role"], assistant_turn["role"], results["role"]) == ("user", "assistant", "user")
+        thought, text_block, *uses = assistant_turn["content"]
+        assert thought == {"type": "thinking", "thinking": first.reasoning, "signature": SIGNATURE}
+        assert text_block == {"type": "text", "text": first.text}
+        assert uses == [
+            {"type": "tool_use", "id": call.id, "name": "clock", "input": json.loads(call.arguments)}
+            for call in first.tool_calls
+        ]
+        assert [each["tool_use_id"] for each in results["content"]] == [call.id for call in first.tool_calls]
 
 
 @pytest.mark.parametrize("path", ["/api/chat", "/agui"])
