@@ -766,6 +766,11 @@ class TestUIMessageStream:
         """The client would show the message twice otherwise."""
         assert parts("ai_sdk", [STARTED], body)[0] == {"type": "start", "messageId": message_id}
 
+    def test_parts_are_numbered_behind_those_the_message_has(self) -> None:
+        """A client keeps the id of a thought."""
+        shown = {"messages": [user("Hi"), assistant(STEP, called("output-available"), id="x7")]}
+        assert parts("ai_sdk", [STARTED, ReasoningDelta(text="Hm")], shown)[2]["id"] == "reasoning-3"
+
     def test_what_was_written_comes_back_as_it_was_said(self) -> None:
         events: list[Event] = [
             STARTED,

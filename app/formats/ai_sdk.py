@@ -119,13 +119,14 @@ class AISDK(ChatUI):
         return AISDKEncoder(request.body)
 
 
-def continued(messages: list[Mapping[str, Any]], named: Any) -> str | None:
-    """The id of the assistant's message that the answer goes on with: the last one, where it is the assistant's; or an
-    earlier one, to which the client has added an output (`named`)."""
-    spoken = [message.get("id") for message in messages if message["role"] == "assistant"]
-    if isinstance(named, str) and named in spoken:
-        return named
-    return spoken[-1] if messages and messages[-1]["role"] == "assistant" else None
+def continued(messages: list[Mapping[str, Any]], named: Any) -> Mapping[str, Any]:
+    """The assistant's message that the answer goes on with: the last one, where it is the assistant's; or an earlier
+    one, to which the client has added an output (`named`, its id). Empty for a new message."""
+    spoken = [message for message in messages if message["role"] == "assistant"]
+    for message in spoken:
+        if named is not None and message.get("id") == named:
+            return message
+    return spoken[-1] if messages and messages[-1]["role"] == "assistant" else {}
 
 
 def _take(message: UIMessage, where: str, said: Conversation) -> None:
@@ -259,13 +260,14 @@ class AISDKEncoder(Encoder):
         """`body` is the request's, which `parse` has read."""
         messages = body.get("messages") or [body.get("message")]
         messages = [message for message in messages if isinstance(message, Mapping)]
-        self._continued = continued(messages, body.get("messageId"))
+        before = continued(messages, body.get("messageId"))
+        self._continued = before.get("id")
+        self._parts = len(before.get("parts") or ())  # so that no two of a message have one id
         self._messages = Names({message.get("id") for message in messages})
         parts = [part for message in messages for part in message.get("parts") or ()]
         self._calls = Names({part.get("toolCallId") for part in parts})
         self._answer = ""
         self._model = ""
-        self._parts = 0
         self._sources = 0
         self._open: Literal["text", "reasoning"] | None = None
         self._id = ""
