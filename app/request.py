@@ -37,6 +37,12 @@ class Reasoning(msgspec.Struct, frozen=True):
     signature: str = ""
     redacted: str = ""
 
+    @property
+    def sealed_by_openai(self) -> bool:
+        """Whether it is OpenAI's own, whose seals are Fernet tokens: their first byte is a version, 0x80. Each provider
+        refuses a conversation with another's seal in it."""
+        return (self.signature or self.redacted).startswith("gAAAA")
+
 
 class ToolCall(msgspec.Struct, frozen=True):
     """`arguments` is JSON text."""
@@ -50,6 +56,14 @@ class ToolResult(msgspec.Struct, frozen=True):
     call_id: str
     parts: tuple[Text | Image, ...]
     failed: bool = False
+
+    @property
+    def told(self) -> tuple[Text | Image, ...]:
+        """The parts, for a protocol without a field for the failure: that is said in front then."""
+        first = next((part.text for part in self.parts if isinstance(part, Text)), "")
+        if not self.failed or first.lower().startswith("error"):
+            return self.parts
+        return (Text("Error: "), *self.parts)
 
 
 UserPart: TypeAlias = Text | Image | ToolResult

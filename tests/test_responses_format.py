@@ -700,8 +700,8 @@ class TestWhatAProviderIsAsked:
             Message("user", (Text("See"), Image(url="u"), Image(media_type="image/png", data="iVBO"))),
             Message(
                 "assistant",
-                (Reasoning(text="Hm", signature="S"), Reasoning(redacted="R"), Reasoning(text="unsigned"), Text("a"),
-                 Text("b"), ToolCall("A", "f", "{}"), ToolCall("B", "f", "{}")),
+                (Reasoning("Hm", "gAAAAS"), Reasoning(redacted="gAAAAR"), Reasoning("no seal"), Reasoning("other", "E"),
+                 Text("a"), Text("b"), ToolCall("A", "f", "{}"), ToolCall("B", "f", "{}")),
             ),
             Message(
                 "user",
@@ -722,6 +722,8 @@ class TestWhatAProviderIsAsked:
             effort="high",
             user="u",
         )
+        summary = [{"type": "summary_text", "text": "Hm"}]
+        failed = {"type": "input_text", "text": "Error: "}
         far = {"type": "input_image", "image_url": "u", "detail": "auto"}
         near = {"type": "input_image", "image_url": "data:image/png;base64,iVBO", "detail": "auto"}
         assert body == {
@@ -730,13 +732,17 @@ class TestWhatAProviderIsAsked:
             "instructions": "Be brief.",
             "input": [
                 {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "See"}, far, near]},
-                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}], "encrypted_content": "S"},
-                {"type": "reasoning", "summary": [], "encrypted_content": "R"},
+                {"type": "reasoning", "summary": summary, "encrypted_content": "gAAAAS"},
+                {"type": "reasoning", "summary": [], "encrypted_content": "gAAAAR"},
                 {"type": "message", "role": "assistant", "content": "ab"},
                 {"type": "function_call", "call_id": "A", "name": "f", "arguments": "{}"},
                 {"type": "function_call", "call_id": "B", "name": "f", "arguments": "{}"},
                 {"type": "function_call_output", "call_id": "A", "output": "42"},
-                {"type": "function_call_output", "call_id": "B", "output": [{"type": "input_text", "text": "x"}, far]},
+                {
+                    "type": "function_call_output",
+                    "call_id": "B",
+                    "output": [failed, {"type": "input_text", "text": "x"}, far],
+                },
                 {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Go on"}]},
             ],
             "max_output_tokens": 50,
@@ -764,7 +770,7 @@ class TestWhatAProviderIsAsked:
         none = self.request(effort="none")
         assert none["reasoning"] == {"effort": "none"}
         assert "include" not in none
-        thought = Message("assistant", (Reasoning(redacted="R"),))
+        thought = Message("assistant", (Reasoning(redacted="gAAAAR"),))
         assert self.request(messages=(*HI, thought))["include"] == ["reasoning.encrypted_content"]
 
     @pytest.mark.parametrize("choice", ["auto", "none", "required"])

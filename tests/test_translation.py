@@ -12,6 +12,7 @@ from conftest import Service
 
 from app.formats import FORMATS
 from app.providers import anthropic_payload, openai_chat_payload
+from app.request import ChatRequest, Message, Reasoning, Text
 from app.testing import FakeProvider, answer
 
 PNG = "iVBORw0KGgo="
@@ -125,6 +126,14 @@ def test_thoughts_go_back_to_whom_they_came_from() -> None:
         {"type": "redacted_thinking", "data": "eHl6"},
         {"type": "text", "text": "Hello"},
     ]
+
+
+def test_thoughts_that_another_provider_has_sealed_stay_out() -> None:
+    """As where a client, or a fallback, changes the model in the middle of a conversation."""
+    for thought in (Reasoning("Hm.", signature="gAAAABo"), Reasoning(redacted="gAAAABo")):
+        messages = (Message.of("user", "Hi"), Message("assistant", (thought, Text("Hello"))))
+        request = ChatRequest(dialect="native", messages=messages)
+        assert anthropic_payload.payload(request)["messages"][1]["content"] == [{"type": "text", "text": "Hello"}]
 
 
 def test_thoughts_of_another_model_stay_out() -> None:

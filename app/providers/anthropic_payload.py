@@ -1,9 +1,9 @@
 """A `ChatRequest` of another protocol as a Messages body.
 
 user        tool results first, as the protocol wants them behind their calls; then text and images
-assistant   thoughts that this protocol has signed, or redacted; text; calls. An unsigned thought is refused there,
-            and was another model's, so it stays out; and so does a text without a character
-effort      as `output_config`, with `adaptive` thinking, so that what it thinks is told
+assistant   thoughts that this protocol has signed, or redacted; text; calls. An unsigned thought, or one that another
+                has sealed, is refused there and stays out; and so does a text without a character
+    effort      as `output_config`, with `adaptive` thinking, so that what it thinks is told
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def _block(part: Part) -> dict[str, Any] | None:
         case Image(url=url, media_type=media_type, data=data):
             source = {"type": "url", "url": url} if url else {"type": "base64", "media_type": media_type, "data": data}
             return {"type": "image", "source": source}
+        case Reasoning() if part.sealed_by_openai:
+            return None
         case Reasoning(redacted=redacted) if redacted:
             return {"type": "redacted_thinking", "data": redacted}
         case Reasoning(text=text, signature=signature):

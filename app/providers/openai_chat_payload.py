@@ -39,9 +39,7 @@ def _user(message: Message) -> list[dict[str, Any]]:
     rest: list[Text | Image] = []
     for part in message.parts:
         if isinstance(part, ToolResult):
-            text = "".join(shown.text for shown in part.parts if isinstance(shown, Text))
-            if part.failed and not text.lower().startswith("error"):
-                text = f"Error: {text}"  # the protocol has no other way to say it
+            text = "".join(shown.text for shown in part.told if isinstance(shown, Text))
             messages.append({"role": "tool", "tool_call_id": part.call_id, "content": text})
             rest += [shown for shown in part.parts if isinstance(shown, Image)]
         elif isinstance(part, Text | Image):

@@ -97,7 +97,8 @@ class OpenAIResponses:
 
 def _common(request: ChatRequest) -> dict[str, Any]:
     thinks = request.effort not in (None, "none")
-    thought = any(isinstance(part, Reasoning) for message in request.messages for part in message.parts)
+    parts = [part for message in request.messages for part in message.parts]
+    thought = any(isinstance(part, Reasoning) and part.sealed_by_openai for part in parts)
     return {
         "instructions": request.system,
         "input": [item for message in request.messages for item in _items(message)],
@@ -147,11 +148,11 @@ def _item(part: Part) -> Iterator[dict[str, Any]]:
     match part:
         case ToolCall(call_id=call_id, name=name, arguments=arguments):
             yield {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
-        case ToolResult(call_id=call_id, parts=parts):
+        case ToolResult(call_id=call_id, told=parts):
             texts = [shown.text for shown in parts if isinstance(shown, Text)]
             output = "".join(texts) if len(texts) == len(parts) else [_content(shown) for shown in parts]
             yield {"type": "function_call_output", "call_id": call_id, "output": output}
-        case Reasoning(text=text, signature=signature, redacted=redacted) if signature or redacted:
+        case Reasoning(text=text, signature=signature, redacted=redacted) if part.sealed_by_openai:
             # Without its encrypted form the provider, which keeps nothing, does not know a thought again.
             summary = [{"type": "summary_text", "text": text}] if text else []
             yield {"type": "reasoning", "summary": summary, "encrypted_content": signature or redacted}
