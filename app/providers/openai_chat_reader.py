@@ -133,6 +133,7 @@ class OpenAIChatReader(FrameReader):
         self._keep_model = start.model if keep_model else None
         self._reason: FinishReason | None = None
         self._usage: Usage | None = None
+        self._refused = False
         # The call that a delta's index, or its id, means; under None the one begun last.
         self._at_index: dict[int | None, OpenCall] = {}
         self._by_id: dict[str, OpenCall] = {}
@@ -245,6 +246,7 @@ class OpenAIChatReader(FrameReader):
             if isinstance(delta.content, list):
                 self._read_parts(delta.content, events)
             elif text := delta.content or delta.refusal:
+                self._refused = self._refused or not delta.content
                 events.append(TextDelta(text=text, refusal=not delta.content))
             for call in delta.tool_calls or ():
                 self._read_call(call, events)
@@ -306,4 +308,6 @@ class OpenAIChatReader(FrameReader):
     def _finished(self) -> Finished:
         # `[DONE]` without a finish reason: some servers send none. They said the stream is complete, so it is.
         reason = self._reason or "stop"
+        if self._refused and reason == "stop":  # its own word for it is a field, where others have a reason
+            reason = "content_filter"
         return Finished(reason="tool_calls" if reason == "stop" and self._call_ids else reason)

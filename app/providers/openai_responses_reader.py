@@ -139,6 +139,7 @@ class OpenAIResponsesReader(FrameReader):
         self._relay_end = relay_end
         self._reason: FinishReason = "stop"
         self._usage: Usage | None = None
+        self._refused = False
         self._said: set[int] = set()  # the items, by index, of whose text something has come
         self._spoke = False  # whether any item has come
         # The open calls, by what their deltas name them.
@@ -239,6 +240,7 @@ class OpenAIResponsesReader(FrameReader):
                 events.append(Source(url=cited.url, title=cited.title or ""))
         elif data.delta:
             self._said.add(index)
+            self._refused = self._refused or kind != TEXT
             events.append(TextDelta(text=data.delta, refusal=kind != TEXT))
 
     def _call(self, index: int, item_id: str | None) -> OpenCall | None:
@@ -305,4 +307,7 @@ class OpenAIResponsesReader(FrameReader):
         return self._usage
 
     def _finished(self) -> Finished:
-        return Finished(reason="tool_calls" if self._reason == "stop" and self._call_ids else self._reason)
+        if self._reason != "stop":
+            return Finished(reason=self._reason)
+        # Its own word for a refusal is a part of its own, where others have a reason.
+        return Finished(reason="content_filter" if self._refused else "tool_calls" if self._call_ids else "stop")

@@ -98,12 +98,13 @@ Delta = Reasoning | Text | CallStarted | CallArguments
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer; `deltas` are its pieces in the order they are sent. `finish_reason` is in OpenAI's words."""
+    """A whole answer; `deltas` are its pieces in the order they are sent. `finish_reason` is in OpenAI's words, and
+    `content_filter` where the text is a refusal, which OpenAI's own wires say otherwise."""
 
     text: str
     reasoning: str
     tool_calls: tuple[ToolCall, ...]
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter"]
     input_tokens: int
     output_tokens: int
     reasoning_tokens: int
@@ -144,12 +145,20 @@ def compose(behaviour: Behaviour, prompt: str, tools: Sequence[str], step: int, 
         text="".join(delta.text for delta in texts),
         reasoning="".join(delta.text for delta in reasoning),
         tool_calls=calls,
-        finish_reason="length" if behaviour.length else "tool_calls" if calls else "stop",
+        finish_reason=_finish_reason(behaviour, calls),
         input_tokens=INPUT_TOKENS,
         output_tokens=sum(not isinstance(delta, CallStarted) for delta in deltas),
         reasoning_tokens=len(reasoning),
         deltas=tuple(deltas),
     )
+
+
+def _finish_reason(
+    behaviour: Behaviour, calls: Sequence[ToolCall]
+) -> Literal["stop", "length", "tool_calls", "content_filter"]:
+    if behaviour.declines:
+        return "content_filter"
+    return "length" if behaviour.length else "tool_calls" if calls else "stop"
 
 
 def compose_for(behaviour: Behaviour, body: dict[str, Any]) -> Answer:

@@ -66,6 +66,7 @@ class Behaviour:
     tools: int = 0
     once: bool = False
     length: bool = False
+    declines: bool = False
     crlf: bool = False
     drip: bool = False
     split: bool = False
@@ -120,6 +121,7 @@ _CONTENT = (
     Part("tool2", "tools", int, "2 parallel tool calls (with n5: after 5 tokens of text)"),
     Part("once", "once", None, "with tool2: text as soon as the conversation holds a tool call already"),
     Part("len", "length", None, "finish reason length / max_tokens"),
+    Part("decline", "declines", None, "the text is a refusal: in a field of its own, or (messages) by the stop reason"),
     Part("uni", "unicode", None, "multi-byte words: é, emoji, CJK, U+2028, U+0085, quotes, backslash, newline"),
     Part("echo", "echo", None, "the text is the last user message's text"),
     Part("md", "markdown", None, "a Markdown document with hostile HTML in it, in small tokens"),

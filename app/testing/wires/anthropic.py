@@ -22,7 +22,7 @@ _ERRORS = {  # status -> (type, message)
     504: ("timeout_error", "Request timed out"),
     529: ("overloaded_error", "Overloaded"),
 }
-_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 SIGNATURE = "EuYBCkQYAiJAfakeSluicewaySignature=="
 
 

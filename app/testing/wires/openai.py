@@ -46,7 +46,8 @@ def frames(call: Call, answer: Answer) -> Iterator[Frame]:
             case Reasoning(text):
                 yield Frame(chunk({"reasoning_content": text}), paced=True)
             case Text(text):
-                yield Frame(chunk({"content": text}), paced=True, counted=True)
+                name = "refusal" if call.behaviour.declines else "content"
+                yield Frame(chunk({name: text}), paced=True, counted=True)
             case CallStarted(index, call_id, name):
                 started = {
                     "index": index,
@@ -58,7 +59,7 @@ def frames(call: Call, answer: Answer) -> Iterator[Frame]:
             case CallArguments(index, fragment):
                 continued = {"index": index, "function": {"arguments": fragment}}
                 yield Frame(chunk({"tool_calls": [continued]}), paced=True, counted=True)
-    yield Frame(chunk({}, answer.finish_reason))
+    yield Frame(chunk({}, _finish_reason(call, answer)))
     if with_usage:
         yield Frame(compact(_head(call, "chat.completion.chunk") | {"choices": []} | tail | {"usage": _usage(answer)}))
     if not call.behaviour.no_done:
@@ -75,9 +76,15 @@ def whole(call: Call, answer: Answer) -> Json:
             {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
             for call_id, name, arguments in answer.tool_calls
         ]
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
+    if call.behaviour.declines:
+        message |= {"content": None, "refusal": answer.text}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(call, answer)}
     usage = {} if call.behaviour.no_usage else {"usage": _usage(answer)}
     return _head(call, "chat.completion") | {"choices": [choice]} | usage
+
+
+def _finish_reason(call: Call, answer: Answer) -> str:
+    return "stop" if call.behaviour.declines else answer.finish_reason
 
 
 def error(status: int, message: str = "") -> Json:

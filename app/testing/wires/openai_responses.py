@@ -58,11 +58,14 @@ def frames(call: Call, answer: Answer) -> Iterator[Frame]:
             case "message":
                 part = item["content"][0]
                 place |= {"content_index": 0}
-                name, said, whole = "content_part", "output_text", {"text": part["text"], "logprobs": []}
+                name, said, whole = "content_part", "output_text", {"text": part.get("text"), "logprobs": []}
+                if part["type"] == "refusal":
+                    said, whole = "refusal", {"refusal": part["refusal"]}
             case _:
                 part, name, said, whole = {}, "", "function_call_arguments", {"arguments": item["arguments"]}
         if name:
-            yield event(f"response.{name}.added", place | {"part": part | {"text": ""}})
+            own = "refusal" if part["type"] == "refusal" else "text"
+            yield event(f"response.{name}.added", place | {"part": part | {own: ""}})
         for delta in deltas:
             # `obfuscation` pads real deltas to hide their length; here it stands for every field that nobody knows.
             more: Json = {"logprobs": []} if said == "output_text" else {}
@@ -126,7 +129,9 @@ def _item(call: Call, kind: str, index: int, answer: Answer) -> Json:
         item: Json = {"id": f"rs_{call.id}_{index}", "type": "reasoning", "summary": summary}
         return item | ({"encrypted_content": "gAAAAfakeSluiceway=="} if call.body.get("include") else {})
     if kind == "message":
-        part = {"type": "output_text", "text": answer.text, "annotations": [], "logprobs": []}
+        part: Json = {"type": "output_text", "text": answer.text, "annotations": [], "logprobs": []}
+        if call.behaviour.declines:
+            part = {"type": "refusal", "refusal": answer.text}
         item = {"id": f"msg_{call.id}_{index}", "type": "message", "status": "completed", "role": "assistant"}
         return item | {"content": [part]}
     made = answer.tool_calls[int(kind.removeprefix("call "))]
