@@ -11,13 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-# Still to come: routes, a kind of provider, and cases that can be asked in the provider's own protocol only.
-NOT_YET_ROUTES: set[str] = set()
-NOT_YET_PROVIDERS: set[str] = set()
-NOT_YET_ACROSS: set[str] = set()
-
-# The provider is a model's name up to its slash -> the protocol that is spoken with it.
-PROVIDERS = {"openai": "chat", "anthropic": "messages", "responses": "responses"}
+# Each is asked in another protocol: chat completions, messages, responses.
+PROVIDERS = ("openai", "anthropic", "responses")
 
 WEATHER: dict[str, Any] = {
     "type": "object",
@@ -117,11 +112,10 @@ class Errors:
 
 
 class Door(NamedTuple):
-    """A route as a client asks it. `protocol`: a provider's, or our own, or that of a front end. `finish`: its word for
-    each reason; None: none. `takes_tools`: the client can offer its own; the fake provider calls one without, too."""
+    """A route as a client asks it. `finish`: its word for each reason; None: none. `takes_tools`: the client can offer
+    its own; the fake provider calls one without, too."""
 
     route: str
-    protocol: str
     finish: Mapping[str, str] | None
     takes_tools: bool = False
 
@@ -201,20 +195,19 @@ CHAT_FINISH = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 RESPONSES_FINISH = {"stop": "completed", "length": "max_output_tokens", "tool_calls": "completed"}
 MESSAGES_FINISH = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
-CHAT = Door("/v1/chat/completions", "chat", CHAT_FINISH, takes_tools=True)
-RESPONSES = Door("/v1/responses", "responses", RESPONSES_FINISH, takes_tools=True)
-MESSAGES = Door("/v1/messages", "messages", MESSAGES_FINISH, takes_tools=True)
-UI = Door("/api/chat", "ui", dict.fromkeys(CHAT_FINISH, "ready"))
-AGUI = Door("/agui", "agui", dict.fromkeys(CHAT_FINISH, "RUN_FINISHED"), takes_tools=True)
-STREAMS = Door("/v1/streams", "native", CHAT_FINISH)
-TEXT_SSE = Door("/chat", "text", dict.fromkeys(CHAT_FINISH, "[DONE]"))
-TOKEN_SSE = Door("/chat/stream", "text", dict.fromkeys(CHAT_FINISH, "done"))
-PLAIN = Door("/stream/<provider>", "text", None)
+CHAT = Door("/v1/chat/completions", CHAT_FINISH, takes_tools=True)
+RESPONSES = Door("/v1/responses", RESPONSES_FINISH, takes_tools=True)
+MESSAGES = Door("/v1/messages", MESSAGES_FINISH, takes_tools=True)
+UI = Door("/api/chat", AI_FINISH)
+AGUI = Door("/agui", CHAT_FINISH, takes_tools=True)
+STREAMS = Door("/v1/streams", CHAT_FINISH)
+TEXT_SSE = Door("/chat", dict.fromkeys(CHAT_FINISH, "[DONE]"))
+TOKEN_SSE = Door("/chat/stream", dict.fromkeys(CHAT_FINISH, "done"))
+PLAIN = Door("/stream/<provider>", None)
 
 NOT_WHOLE = {"whole": "only streams"}
 NO_FIELD = {"reasoning": "reads nothing that OpenAI's own chat protocol does not have"}
 NO_RETRY = NOT_WHOLE | {"retry": "leaves that to its user"}
-NO_COUNT = NO_RETRY | dict.fromkeys(("usage", "length"), "the protocol has no word for it")
 JUST_TEXT = dict.fromkeys(("tools", "reasoning", "usage", "length"), "the route gives text only")
 ONLY_TEXT = NO_RETRY | JUST_TEXT
 
@@ -237,12 +230,12 @@ CLIENTS = {
         Client("@ai-sdk/openai `.responses`", "ai_sdk.mjs", "openai_responses", RESPONSES, AI_SDK_OWN, {}, AI_FINISH),
         Client("@ai-sdk/openai-compatible", "ai_sdk.mjs", "openai_compatible", CHAT, AI_SDK, {}, AI_FINISH),
         Client("@ai-sdk/anthropic", "ai_sdk.mjs", "anthropic", MESSAGES, AI_SDK_OWN, {}, AI_FINISH),
-        Client("@ai-sdk/react `useChat`", "ai_sdk.mjs", "use_chat", UI, USE_CHAT, NO_COUNT),
+        Client("@ai-sdk/react `useChat`", "ai_sdk.mjs", "use_chat", UI, USE_CHAT, NO_RETRY),
         Client("langchain-openai", "langchain_chat.py", "chat", CHAT, LANGCHAIN_OPENAI, NO_FIELD),
         Client("langchain-openai `use_responses_api`", "langchain_chat.py", "responses", RESPONSES, LANGCHAIN_OPENAI),
         Client("langchain-anthropic", "langchain_chat.py", "anthropic", MESSAGES, LANGCHAIN_ANTHROPIC),
         Client("llm", "llm_cli.py", "prompt", CHAT, OPENAI, NO_FIELD),
-        Client("@ag-ui/client `HttpAgent`", "ag_ui.mjs", "run", AGUI, AG_UI, NO_COUNT),
+        Client("@ag-ui/client `HttpAgent`", "ag_ui.mjs", "run", AGUI, AG_UI, NO_RETRY),
         Client("eventsource", "event_source.mjs", "chat", TEXT_SSE, EVENT_SOURCE, ONLY_TEXT),
         Client("@microsoft/fetch-event-source", "fetch_event_source.mjs", "streams", STREAMS, READER, NO_RETRY),
         Client("httpx2 `EventSource`", "readers.py", "httpx2", STREAMS, READER, NO_RETRY),
@@ -267,15 +260,6 @@ class Cell(NamedTuple):
     def offers_tools(self) -> bool:
         return self.case.tools and self.client.door.takes_tools
 
-    @property
-    def not_yet(self) -> bool:
-        across = PROVIDERS[self.provider] != self.client.door.protocol
-        return (
-            self.client.door.route in NOT_YET_ROUTES
-            or self.provider in NOT_YET_PROVIDERS
-            or (across and self.case.name in NOT_YET_ACROSS and self.client.door.takes_tools)
-        )
-
 
 def cells() -> Iterator[Cell]:
     """Those that are run. A client without a notion of a case is asked all the same, where it can be: it must not
@@ -283,6 +267,5 @@ def cells() -> Iterator[Cell]:
     for client in CLIENTS.values():
         for case in CASES.values():
             for provider in PROVIDERS:
-                cell = Cell(client, case, provider)
-                if not cell.not_yet and not (case.on_request and case.name in client.without):
-                    yield cell
+                if not (case.on_request and case.name in client.without):
+                    yield Cell(client, case, provider)

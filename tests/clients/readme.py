@@ -8,19 +8,11 @@ import sys
 import textwrap
 from pathlib import Path
 
-from cases import CASES, CLIENTS, NOT_YET_PROVIDERS, PROVIDERS, Case, Cell, Client
+from cases import CASES, CLIENTS
 
 BEGIN, END = "<!-- clients -->", "<!-- /clients -->"
 PEERS = ("react", "zod")  # what others want beside them
-YES, OWN, NO, LATER = "yes", "own", "–", "later"
-ASKED = [provider for provider in PROVIDERS if provider not in NOT_YET_PROVIDERS]
-
-
-def cell(client: Client, case: Case) -> str:
-    if case.name in client.without:
-        return NO
-    not_yet = sum(Cell(client, case, provider).not_yet for provider in ASKED)
-    return YES if not not_yet else OWN if not_yet < len(ASKED) else LATER
+YES, NO = "yes", "–"
 
 
 def versions() -> str:
@@ -41,17 +33,14 @@ def wrapped(text: str, indent: str = "") -> str:
 
 def table_of() -> str:
     """In Markdown: a row a client, a column a case; what the cases are; who has no notion of one, and why."""
-    shown = [client for client in CLIENTS.values() if cell(client, CASES["text"]) != LATER]
     lines = [f"| | asks | {' | '.join(CASES)} |", "|---" * (len(CASES) + 2) + "|"]
-    for client in shown:
-        cells = [cell(client, case) for case in CASES.values()]
+    for client in CLIENTS.values():
+        cells = [NO if name in client.without else YES for name in CASES]
         lines.append(f"| {client.name} | `{client.door.route}` | {' | '.join(cells)} |")
     lines += ["", wrapped("; ".join(f"*{case.name}*: {case.about}" for case in CASES.values()) + ".")]
-    if any(f"| {OWN} |" in line for line in lines):
-        lines += ["", f"`{OWN}`: with models of the protocol's own provider only."]
     lines += ["", wrapped(versions())]
     why: dict[str, dict[str, list[str]]] = {}
-    for client in shown:
+    for client in CLIENTS.values():
         for name, reason in client.without.items():
             names = why.setdefault(reason, {}).setdefault(client.name, [])
             names.append(name)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import readme
 import requests
-from cases import CASES, NOT_YET_PROVIDERS, TOOL_NAMES, TOOLS, Cell, Told, cells
+from cases import CASES, TOOL_NAMES, TOOLS, Cell, Told, cells
 from conftest import ROOT, Service
 from driving import Drivers, Job, Seen, interpreter
 
@@ -35,8 +35,6 @@ class Services(NamedTuple):
 
 def third_provider(provider: FakeProvider, folder: Path) -> dict[str, str]:
     """The environment of a service that knows it: the same server, asked in another protocol."""
-    if "responses" in NOT_YET_PROVIDERS:
-        return {}
     table = {"kind": "openai_responses", "base_url": provider.openai_base_url, "api_key_env": "OPENAI_API_KEY"}
     config = folder / "sluiceway.toml"
     lines = [f"{name} = {json.dumps(value)}" for name, value in table.items()]
@@ -175,13 +173,20 @@ def test_leaving_closes_upstream(cell: Cell, seen: Seen) -> None:
     assert seen["departed"]
 
 
-MESSAGES = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
-HEARTBEATS = {  # route -> what is asked there, and a sign of life as it stands in the body
-    "/v1/chat/completions": (MESSAGES, b": ping\n"),
+PROMPT: dict[str, Any] = {"prompt": "hi"}
+MESSAGES: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "stream": True}
+UI_MESSAGE = {"id": "m", "role": "user", "parts": [{"type": "text", "text": "hi"}]}
+AGUI_MESSAGE = {"id": "m", "role": "user", "content": "hi"}
+COMMENT = b": ping\n"
+HEARTBEATS: dict[str, tuple[dict[str, Any], bytes]] = {  # route -> what is asked there, a sign of life in the body
+    "/v1/chat/completions": (MESSAGES, COMMENT),
+    "/v1/responses": ({"input": "hi", "stream": True}, COMMENT),
     "/v1/messages": (MESSAGES | {"max_tokens": 9}, b"event: ping\n"),
-    "/v1/streams": ({"prompt": "hi"}, b": ping\n"),
-    "/chat": ({"prompt": "hi"}, b": ping\n"),
-    "/chat/stream": ({"message": "hi"}, b": ping\n"),
+    "/v1/streams": (PROMPT, COMMENT),
+    "/api/chat": ({"id": "c", "messages": [UI_MESSAGE]}, COMMENT),
+    "/agui": ({"threadId": "t", "runId": "r", "messages": [AGUI_MESSAGE]}, COMMENT),
+    "/chat": (PROMPT, COMMENT),
+    "/chat/stream": ({"message": "hi"}, COMMENT),
 }
 
 
@@ -191,7 +196,8 @@ def test_the_silence_was_full_of_heartbeats(services: Services) -> None:
 
     def heard(route: str) -> int:
         body, heartbeat = HEARTBEATS[route]
-        asked = {"model": f"openai/heard-{parts}", **body}
+        model = {"model": f"openai/heard-{parts}"}
+        asked = {**body, **({"forwardedProps": model} if route == "/agui" else model)}
         headers = {"Authorization": f"Bearer {KEY}"}
         return requests.post(services.hasty.url + route, json=asked, headers=headers, timeout=30).content.count(
             heartbeat

@@ -23,7 +23,8 @@ async function run(job, seen) {
       if (!seen.left) seen.told(event.type, event.message, { code: event.code ?? null }); // it calls its own leaving one
     },
     onRunFinishedEvent({ event }) {
-      seen.finish = event.type;
+      seen.finish = event.result?.finishReason ?? null;
+      seen.counted(event.usage?.[0], ["inputTokens", "outputTokens"]);
     },
     onRunFailed({ error }) {
       if (!seen.left) seen.error ??= errorOf(error);

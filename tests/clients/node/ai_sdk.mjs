@@ -77,7 +77,8 @@ async function useChat(job, seen) {
     headers: { Authorization: `Bearer ${job.key}` },
     body: { model: job.model },
   });
-  const chat = new Chat({ id: job.id, transport });
+  const onFinish = ({ finishReason }) => (seen.finish = finishReason ?? null);
+  const chat = new Chat({ id: job.id, transport, onFinish });
   let shown = "";
   const unsubscribe = chat["~registerMessagesCallback"](() => {
     const now = joined(chat.lastMessage, "text");
@@ -91,7 +92,7 @@ async function useChat(job, seen) {
   seen.reasoning = joined(answer, "reasoning");
   for (const part of answer.role === "assistant" ? answer.parts : [])
     if (part.toolCallId) seen.called(part.toolCallId, part.toolName ?? part.type.slice("tool-".length), part.input);
-  seen.finish = chat.status;
+  seen.counted(answer.metadata?.usage, USAGE);
   if (chat.status === "error") seen.error = errorOf(chat.error);
 }
 
