@@ -79,8 +79,8 @@ def job_of(cell: Cell, services: Services) -> Job:
 
 
 @pytest.fixture(scope="module")
-def drivers(services: Services) -> Iterator[Drivers]:
-    """All of them, at work from the first test on; each test waits for its own."""
+def drivers(services: Services, request: pytest.FixtureRequest) -> Iterator[Drivers]:
+    """All that the chosen tests need, at work from the first one on; each test waits for its own."""
 
     def departed(job: Job) -> bool:
         model = job["model"].partition("/")[2]
@@ -92,8 +92,9 @@ def drivers(services: Services) -> Iterator[Drivers]:
         return False
 
     jobs: dict[str, list[Job]] = {}
-    for cell in CELLS.values():
-        if interpreter(cell.client.driver).exists():
+    chosen = [item.callspec.params.get("cell") for item in request.session.items if hasattr(item, "callspec")]
+    for cell in chosen:
+        if isinstance(cell, Cell) and interpreter(cell.client.driver).exists():
             jobs.setdefault(cell.client.driver, []).append(job_of(cell, services))
     with Drivers(jobs, departed) as running:
         yield running
