@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -30,6 +31,11 @@ Seen = dict[str, Any]
 
 def interpreter(driver: str) -> Path:
     return NODE if driver.endswith(".mjs") else PYTHON
+
+
+def installed(driver: str) -> bool:
+    """Whether `make clients` has been there, and found what it needs."""
+    return interpreter(driver).exists() and (driver != "curl.py" or shutil.which("curl") is not None)
 
 
 class Drivers:

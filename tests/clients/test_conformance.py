@@ -16,7 +16,7 @@ import readme
 import requests
 from cases import CASES, TOOL_NAMES, TOOLS, Cell, Told, cells
 from conftest import ROOT, Service
-from driving import Drivers, Job, Seen, interpreter
+from driving import Drivers, Job, Seen, installed
 
 from app.testing import FakeProvider, answer, text_after
 
@@ -94,7 +94,7 @@ def drivers(services: Services, request: pytest.FixtureRequest) -> Iterator[Driv
     jobs: dict[str, list[Job]] = {}
     chosen = [item.callspec.params.get("cell") for item in request.session.items if hasattr(item, "callspec")]
     for cell in chosen:
-        if isinstance(cell, Cell) and interpreter(cell.client.driver).exists():
+        if isinstance(cell, Cell) and installed(cell.client.driver):
             jobs.setdefault(cell.client.driver, []).append(job_of(cell, services))
     with Drivers(jobs, departed) as running:
         yield running
@@ -102,7 +102,7 @@ def drivers(services: Services, request: pytest.FixtureRequest) -> Iterator[Driv
 
 @pytest.fixture
 def seen(cell: Cell, drivers: Drivers) -> Seen:
-    if not interpreter(cell.client.driver).exists():
+    if not installed(cell.client.driver):
         pytest.skip(f"{cell.client.name} is not installed: make clients")
     return drivers.seen(cell.id)
 
