@@ -606,6 +606,11 @@ def folded(events: list[Event]) -> WholeAnswer:
     return answer
 
 
+def ended(answer: WholeAnswer) -> FinishReason:
+    """How OpenAI's protocols say `stop` and mean more."""
+    return "content_filter" if answer.refused else "tool_calls" if answer.calls else "stop"
+
+
 def calls(answer: WholeAnswer) -> list[ToolCallEnded]:
     return sorted(answer.calls, key=lambda call: call.call_id)
 
@@ -623,7 +628,7 @@ def test_what_is_written_for_openai_is_read_back(events: list[Event]) -> None:
     assert told.finish is not None
     # This protocol has no word for `cancelled`, and a provider's `stop` after a call is read as `tool_calls`.
     reason = "stop" if told.finish.reason == "cancelled" else told.finish.reason
-    assert read.finish == Finished(reason="tool_calls" if reason == "stop" and told.calls else reason)
+    assert read.finish == Finished(reason=ended(told) if reason == "stop" else reason)
 
 
 @many
@@ -637,7 +642,7 @@ def test_what_is_written_for_responses_is_read_back(events: list[Event]) -> None
     assert told.finish is not None
     # This protocol has no word for `cancelled`, and says `tool_calls` by the calls alone.
     reason = told.finish.reason if told.finish.reason in ("length", "content_filter") else "stop"
-    assert read.finish == Finished(reason="tool_calls" if reason == "stop" and told.calls else reason)
+    assert read.finish == Finished(reason=ended(told) if reason == "stop" else reason)
 
 
 @many

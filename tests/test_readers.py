@@ -395,7 +395,7 @@ OPENAI: dict[str, tuple[bytes, Seen]] = {
     "an empty text is no event": (chunk({"content": ""}) + HI + STOP + DONE, hi(*stop())),
     "a refusal is text": (
         chunk({"refusal": "I can't."}) + STOP + DONE,
-        [C, TextDelta(text="I can't.", refusal=True), *stop()],
+        [C, TextDelta(text="I can't.", refusal=True), *stop("content_filter")],
     ),
     "a source": (
         HI
@@ -1044,7 +1044,7 @@ RESPONSES: dict[str, tuple[bytes, Seen]] = {
     ),
     "a refusal says so": (
         CREATED + delta("refusal", "I can't.") + COMPLETED,
-        [C, TextDelta(text="I can't.", refusal=True), *usage(3, 4), *stop()],
+        [C, TextDelta(text="I can't.", refusal=True), *usage(3, 4), *stop("content_filter")],
     ),
     "an empty delta is no event": (CREATED + delta("output_text", "") + SAID + COMPLETED, FINE),
     "the ends of parts repeat what was said": (
@@ -1060,7 +1060,7 @@ RESPONSES: dict[str, tuple[bytes, Seen]] = {
     "a message that comes whole": (CREATED + item_done(0, MESSAGE) + COMPLETED, FINE),
     "a refusal that comes whole": (
         CREATED + item_done(0, {**MESSAGE, "content": [{"type": "refusal", "refusal": "No."}]}) + COMPLETED,
-        [C, TextDelta(text="No.", refusal=True), *usage(3, 4), *stop()],
+        [C, TextDelta(text="No.", refusal=True), *usage(3, 4), *stop("content_filter")],
     ),
     "an answer that comes whole": (
         CREATED + response("completed", output=[MESSAGE, called("A", "f", A), {"type": "x", "id": 5}], **counts(3, 4)),

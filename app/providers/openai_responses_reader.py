@@ -271,11 +271,10 @@ class OpenAIResponsesReader(FrameReader):
                 thought = bool(text) or index in self._said
                 events.append(ReasoningEnded(signature=signed) if thought else ReasoningEnded(redacted=signed))
         elif item.type == "message" and index not in self._said:
-            events += [
-                TextDelta(text=said, refusal=not part.text)
-                for part in item.content or ()
-                if (said := part.text or part.refusal)
-            ]
+            for part in item.content or ():
+                if said := part.text or part.refusal:
+                    self._refused = self._refused or not part.text
+                    events.append(TextDelta(text=said, refusal=not part.text))
         self._said.discard(index)  # another item may follow at the same index, where a server counts none
 
     def _silent(self) -> bool:

@@ -35,14 +35,14 @@ class Told(NamedTuple):
     words: str
 
 
-Kind = Literal["answer", "refused", "broken", "left"]
+Kind = Literal["answer", "declined", "refused", "broken", "left"]
 
 
 @dataclass(frozen=True)
 class Case:
     """`parts` make the fake provider's model (see `app/testing/behaviour.py`): what it says, what goes wrong. `kind`:
-    the answer comes whole and as it is; or the request is refused, or its stream breaks after so many `tokens`, with
-    the error `told`; or the client leaves.
+    the answer comes whole and as it is; or is a refusal of the model's; or the request is refused, or its stream
+    breaks after so many `tokens`, with the error `told`; or the client leaves.
 
     `hasty`: asked of a service whose status line waits for nothing, so that every failure comes after it.
     """
@@ -80,6 +80,7 @@ CASES = {
         Case("reasoning", "n6-think4", "what the model thought, beside the text"),
         Case("usage", "n9", "the provider's numbers"),
         Case("length", "n8-len", "the client says that the answer was cut short"),
+        Case("refusal", "n8-decline", "what a model says that refuses, and that it does", "declined"),
         Case("whole", "n12-uni", "an answer that is not streamed", whole=True),
         Case("silence", "n3-f1500-i1500", "heartbeats before and between tokens, and none of them shown", hasty=True),
         Case("leaving", "n1000-i20", "the client aborts, and upstream is closed", "left"),
@@ -189,11 +190,16 @@ EVENT_SOURCE = Errors(dict.fromkeys(BY_STATUS, "ErrorEvent"), "error", shows_ref
 CURL = Errors(dict.fromkeys(BY_STATUS, "exit 22"), "error", shows_refused=frozenset({"code"}))
 CURL_PLAIN = Errors(CURL.refused, "last line", shows_refused=MESSAGE, shows_broken=MESSAGE)
 
-AI_FINISH = {"stop": "stop", "length": "length", "tool_calls": "tool-calls"}
+AI_FINISH = {"stop": "stop", "length": "length", "tool_calls": "tool-calls", "content_filter": "content-filter"}
 
-CHAT_FINISH = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
-RESPONSES_FINISH = {"stop": "completed", "length": "max_output_tokens", "tool_calls": "completed"}
-MESSAGES_FINISH = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+CHAT_FINISH = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "content_filter": "content_filter"}
+RESPONSES_FINISH = {
+    "stop": "completed",
+    "length": "max_output_tokens",
+    "tool_calls": "completed",
+    "content_filter": "content_filter",
+}
+MESSAGES_FINISH = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
 CHAT = Door("/v1/chat/completions", CHAT_FINISH, takes_tools=True)
 RESPONSES = Door("/v1/responses", RESPONSES_FINISH, takes_tools=True)
@@ -207,6 +213,7 @@ PLAIN = Door("/stream/<provider>", None)
 
 NOT_WHOLE = {"whole": "only streams"}
 NO_FIELD = {"reasoning": "reads nothing that OpenAI's own chat protocol does not have"}
+NO_REFUSAL = {"refusal": "leaves out what OpenAI's protocols keep apart from the text"}
 NO_RETRY = NOT_WHOLE | {"retry": "leaves that to its user"}
 JUST_TEXT = dict.fromkeys(("tools", "reasoning", "usage", "length"), "the route gives text only")
 ONLY_TEXT = NO_RETRY | JUST_TEXT
@@ -231,10 +238,17 @@ CLIENTS = {
         Client("@ai-sdk/openai-compatible", "ai_sdk.mjs", "openai_compatible", CHAT, AI_SDK, {}, AI_FINISH),
         Client("@ai-sdk/anthropic", "ai_sdk.mjs", "anthropic", MESSAGES, AI_SDK_OWN, {}, AI_FINISH),
         Client("@ai-sdk/react `useChat`", "ai_sdk.mjs", "use_chat", UI, USE_CHAT, NO_RETRY),
-        Client("langchain-openai", "langchain_chat.py", "chat", CHAT, LANGCHAIN_OPENAI, NO_FIELD),
-        Client("langchain-openai `use_responses_api`", "langchain_chat.py", "responses", RESPONSES, LANGCHAIN_OPENAI),
+        Client("langchain-openai", "langchain_chat.py", "chat", CHAT, LANGCHAIN_OPENAI, NO_FIELD | NO_REFUSAL),
+        Client(
+            "langchain-openai `use_responses_api`",
+            "langchain_chat.py",
+            "responses",
+            RESPONSES,
+            LANGCHAIN_OPENAI,
+            NO_REFUSAL,
+        ),
         Client("langchain-anthropic", "langchain_chat.py", "anthropic", MESSAGES, LANGCHAIN_ANTHROPIC),
-        Client("llm", "llm_cli.py", "prompt", CHAT, OPENAI, NO_FIELD),
+        Client("llm", "llm_cli.py", "prompt", CHAT, OPENAI, NO_FIELD | NO_REFUSAL),
         Client("@ag-ui/client `HttpAgent`", "ag_ui.mjs", "run", AGUI, AG_UI, NO_RETRY),
         Client("eventsource", "event_source.mjs", "chat", TEXT_SSE, EVENT_SOURCE, ONLY_TEXT),
         Client("@microsoft/fetch-event-source", "fetch_event_source.mjs", "streams", STREAMS, READER, NO_RETRY),

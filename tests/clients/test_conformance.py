@@ -134,6 +134,21 @@ def test_an_answer_is_what_the_provider_said(cell: Cell, seen: Seen, services: S
         assert seen["pieces"] >= want.output_tokens
 
 
+OWN = {"/v1/chat/completions": "openai", "/v1/responses": "responses", "/v1/messages": "anthropic"}
+
+
+@each("declined")
+def test_a_refusal_of_the_models_is_shown(cell: Cell, seen: Seen) -> None:
+    client = cell.client
+    assert seen["error"] is None
+    if "refusal" not in client.without:
+        assert seen["text"] == answer(model_of(cell)).text
+    # In OpenAI's own protocols a refusal is a field, and the reason is the ordinary one.
+    relayed = OWN.get(client.door.route) == cell.provider
+    words = {client.word_for("content_filter"), *([client.word_for("stop")] if relayed else [])}
+    assert seen["finish"] in words
+
+
 def assert_told(error: dict[str, Any], told: Told, shows: frozenset[str], codes: dict[str, str]) -> None:
     want = {"status": told.status, "code": codes.get(told.code, told.code)}
     assert {name: error[name] for name in want if name in shows} == {

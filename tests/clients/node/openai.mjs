@@ -41,7 +41,7 @@ async function chatCreate(job, seen) {
         const call = (calls[part.index] ??= ["", "", ""]);
         [part.id, part.function.name, part.function.arguments].forEach((said, at) => (call[at] += said ?? ""));
       }
-      if (seen.says(delta.content)) return;
+      if (seen.says(delta.content || delta.refusal)) return;
     }
   }
   calls.forEach((call) => seen.called(...call));
@@ -56,12 +56,12 @@ async function chatStream(job, seen) {
   for await (const chunk of runner) {
     for (const { delta } of chunk.choices) {
       reasoning += delta.reasoning_content ?? "";
-      if (seen.says(delta.content)) return;
+      if (seen.says(delta.content || delta.refusal)) return;
     }
   }
   const final = await runner.finalChatCompletion();
-  seen.whole(final.choices[0].message.content ?? "");
-  chatMessage({ ...final.choices[0], message: { ...final.choices[0].message, content: "" } }, seen);
+  seen.whole(final.choices[0].message.content || final.choices[0].message.refusal || "");
+  chatMessage({ ...final.choices[0], message: { ...final.choices[0].message, content: "", refusal: null } }, seen);
   seen.reasoning = reasoning;
   seen.counted(final.usage, CHAT_USAGE);
 }
@@ -81,11 +81,12 @@ function response(final, seen) {
   seen.counted(final.usage, USAGE);
 }
 
+const SAID = ["response.output_text.delta", "response.refusal.delta"];
+
 const textOf = (final) =>
   final.output
     .flatMap((item) => item.content ?? [])
-    .filter((part) => part.type === "output_text")
-    .map((part) => part.text)
+    .map((part) => (part.type === "refusal" ? part.refusal : part.type === "output_text" ? part.text : ""))
     .join("");
 
 async function responsesCreate(job, seen) {
@@ -97,7 +98,7 @@ async function responsesCreate(job, seen) {
     return;
   }
   for await (const event of await responses.create({ ...responsesAsked(job), stream: true })) {
-    if (event.type === "response.output_text.delta" && seen.says(event.delta)) return;
+    if (SAID.includes(event.type) && seen.says(event.delta)) return;
     if (["response.completed", "response.incomplete", "response.failed"].includes(event.type)) {
       seen.whole(textOf(event.response));
       response(event.response, seen);
@@ -108,7 +109,7 @@ async function responsesCreate(job, seen) {
 async function responsesStream(job, seen) {
   const runner = clientOf(job).responses.stream(responsesAsked(job));
   for await (const event of runner) {
-    if (event.type === "response.output_text.delta" && seen.says(event.delta)) return;
+    if (SAID.includes(event.type) && seen.says(event.delta)) return;
   }
   const final = await runner.finalResponse();
   seen.whole(textOf(final));

@@ -28,7 +28,7 @@ def chat_asked(job: Job) -> dict[str, Any]:
 
 
 def chat_message(choice: Any, seen: Seen) -> None:
-    seen.says(choice.message.content)
+    seen.says(choice.message.content or choice.message.refusal)
     seen.reasoning = getattr(choice.message, "reasoning_content", None) or ""
     for call in choice.message.tool_calls or []:
         seen.called(call.id, call.function.name, call.function.arguments)
@@ -54,7 +54,7 @@ def chat_create(job: Job, seen: Seen) -> None:
                     call = calls.setdefault(part.index, ["", "", ""])
                     said = (part.id, part.function.name, part.function.arguments)
                     calls[part.index] = [old + (new or "") for old, new in zip(call, said, strict=True)]
-                if seen.says(choice.delta.content):
+                if seen.says(choice.delta.content or choice.delta.refusal):
                     return
     for _, call in sorted(calls.items()):
         seen.called(*call)
@@ -64,7 +64,7 @@ def chat_stream(job: Job, seen: Seen) -> None:
     try:
         with client(job).chat.completions.stream(**chat_asked(job), stream_options={"include_usage": True}) as stream:
             for event in stream:
-                if event.type == "content.delta" and seen.says(event.delta):
+                if event.type in ("content.delta", "refusal.delta") and seen.says(event.delta):
                     return
                 if event.type == "chunk":
                     for choice in event.chunk.choices:
@@ -72,12 +72,18 @@ def chat_stream(job: Job, seen: Seen) -> None:
             final = stream.get_final_completion()
     except openai.LengthFinishReasonError as exc:  # its way to say that
         final = exc.completion
-    assert seen.text == (final.choices[0].message.content or "")
+    except openai.ContentFilterFinishReasonError:  # the same, without the rest
+        seen.finish = "content_filter"
+        return
+    assert seen.text == (final.choices[0].message.content or final.choices[0].message.refusal or "")
     seen.text = ""
     reasoning = seen.reasoning
     chat_message(final.choices[0], seen)
     seen.reasoning = reasoning
     seen.counted(final.usage, CHAT_USAGE)
+
+
+SAID = ("response.output_text.delta", "response.refusal.delta")
 
 
 def responses_asked(job: Job) -> dict[str, Any]:
@@ -89,6 +95,8 @@ def responses_asked(job: Job) -> dict[str, Any]:
 def response(final: Any, seen: Seen) -> None:
     seen.text = final.output_text
     for item in final.output:
+        if item.type == "message":
+            seen.text += "".join(part.refusal for part in item.content if part.type == "refusal")
         if item.type == "function_call":
             seen.called(item.call_id, item.name, item.arguments)
         elif item.type == "reasoning":
@@ -103,7 +111,7 @@ def responses_create(job: Job, seen: Seen) -> None:
         return
     with client(job).responses.create(**responses_asked(job), stream=True) as stream:
         for event in stream:
-            if event.type == "response.output_text.delta" and seen.says(event.delta):
+            if event.type in SAID and seen.says(event.delta):
                 return
             if event.type in ("response.completed", "response.incomplete", "response.failed"):
                 said = seen.text
@@ -114,7 +122,7 @@ def responses_create(job: Job, seen: Seen) -> None:
 def responses_stream(job: Job, seen: Seen) -> None:
     with client(job).responses.stream(**responses_asked(job)) as stream:
         for event in stream:
-            if event.type == "response.output_text.delta" and seen.says(event.delta):
+            if event.type in SAID and seen.says(event.delta):
                 return
             if event.type == "response.incomplete":  # `get_final_response` knows only completed ones
                 response(event.response, seen)
