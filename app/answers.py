@@ -126,7 +126,7 @@ class Answer:
         attempt = self._attempt
         if attempt is None or not self._begun or self._last is not None or self._ahead is not None:
             return
-        clock = attempt.clock
+        clock, count = attempt.clock, self._books.feed
         silent = time.monotonic() + silence_s
 
         def step() -> float:
@@ -139,7 +139,8 @@ class Answer:
                     if batch.ended:
                         self._ahead = batch
                         return 0.0
-                    if not deliver(self._counted(batch)):
+                    batch.events = count(batch.events)
+                    if not deliver(batch):
                         return 0.0
                     silent = time.monotonic() + silence_s
             except Exception as exc:

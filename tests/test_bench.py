@@ -153,7 +153,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_line, "WORKERS", Scenario("W", "workers", "saturated", 4, 300, seconds=0.2))
 
 
-DOORS = ("native", "messages of an OpenAI model", "chat of an Anthropic model")
+DOORS = (
+    "native",
+    "messages of an OpenAI model",
+    "chat of an Anthropic model",
+    "responses of an OpenAI chat model",
+    "AI SDK",
+)
 
 
 @pytest.mark.usefixtures("small")

@@ -121,10 +121,11 @@ class _Pieces:
         a body of the app's own, would not see what is written so."""
         way = self._response.shortcut
         if way is not None and way.body is self._response.response:
-            encoder = way.encoder
+            feed, relay = way.encoder.feed, way.encoder.relay
 
             def deliver(batch: Batch) -> bool:
-                data = _encoded(encoder, batch)
+                frames = batch.frames
+                data = feed(batch.events) if frames is None else relay(frames, batch.events)
                 return not data or write(data)
 
             way.batches.each(deliver, way.heartbeat_s)
@@ -138,11 +139,6 @@ def whole(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return Response(json_bytes(value), status, mimetype="application/json", headers=dict(headers or {}))
 
 
-def _encoded(encoder: Encoder, batch: Batch) -> bytes:
-    frames = batch.frames
-    return encoder.feed(batch.events) if frames is None else encoder.relay(frames, batch.events)
-
-
 def _written(
     first: Batch | None, rest: Batches, encoder: Encoder, heartbeat_s: float, request_id: str, _dropped: _Dropped
 ) -> Generator[bytes, None, None]:
@@ -152,7 +148,8 @@ def _written(
             if batch is None:
                 yield encoder.HEARTBEAT  # where there is none, at least the headers go out
             else:
-                if data := _encoded(encoder, batch):
+                frames = batch.frames
+                if data := encoder.feed(batch.events) if frames is None else encoder.relay(frames, batch.events):
                     yield data
                 if batch.ended:
                     return
