@@ -157,7 +157,6 @@ DOORS = (
     "native",
     "messages of an OpenAI model",
     "chat of an Anthropic model",
-    "responses of an OpenAI chat model",
     "AI SDK",
 )
 

@@ -164,7 +164,6 @@ _MESSAGES = json.dumps(
     }
 )
 
-_RESPONSES = json.dumps({"model": f"openai/{MODEL}", "stream": True, "input": "Say something."})
 _UI_MESSAGE = {"id": "1", "role": "user", "parts": [{"type": "text", "text": "Say something."}]}
 _AI_SDK = json.dumps({"id": "1", "model": f"openai/{MODEL}", "messages": [_UI_MESSAGE]})
 _CHAT_OF_ANTHROPIC = _CHAT.replace(MODEL, f"anthropic/{MODEL}")
@@ -181,7 +180,6 @@ PEERS = {
                 Door("sluiceway, native", "/v1/streams", _NATIVE, ("S1",)),
                 Door("sluiceway, messages of an OpenAI model", "/v1/messages", _MESSAGES, ("S1",)),
                 Door("sluiceway, chat of an Anthropic model", _CHAT_PATH, _CHAT_OF_ANTHROPIC, ("S1",)),
-                Door("sluiceway, responses of an OpenAI chat model", "/v1/responses", _RESPONSES, ("S1",)),
                 Door("sluiceway, AI SDK", "/api/chat", _AI_SDK, ("S1",)),
             ),
             _sluiceway,
