@@ -155,6 +155,11 @@ class Answer:
         if self._ahead is None and time.monotonic() >= silent:
             self._ahead = _NOTHING
 
+    @property
+    def limits(self) -> dict[str, str]:
+        """Of the try under way, as `Upstream.limits`."""
+        return {} if self._attempt is None else self._attempt.limits
+
     def _begin(self, until: float) -> Batch | None:
         """Try until a try says something of the answer, or there is nothing left to try."""
         while True:

@@ -87,6 +87,11 @@ class Attempt:
             self._upstream.each(step, until)
 
     @property
+    def limits(self) -> dict[str, str]:
+        """As `Upstream.limits`."""
+        return self._upstream.limits
+
+    @property
     def opaque(self) -> bool:
         """As `Reader.opaque`."""
         return self._upstream.reader.opaque

@@ -54,9 +54,9 @@ def answer(
     server = house.settings.server
     try:
         if not request.stream:
-            folded = _folded(source)
+            folded, limits = _folded(source), source.limits
             source.close()
-            return whole(form.whole(request, folded))
+            return whole(form.whole(request, folded), headers=limits)
         first = _begin(source, time.monotonic() + server.hold_s)
     except BaseException as exc:
         if isinstance(exc, Exception) and not isinstance(exc, SluicewayError):
@@ -68,6 +68,7 @@ def answer(
         source,
         form.encoder(request),
         form.mimetype,
+        headers=source.limits,
         heartbeat_s=server.heartbeat_s,
         request_id=request_id,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 from app import create_app
 from app.cancel import Cancel
@@ -38,6 +39,8 @@ class RaisingUpstream:
         if not at_once:
             yield b"so far"
         raise fault("raised in the middle")
+
+    limits: ClassVar[dict[str, str]] = {}
 
     def begin(self, until: float) -> bool:
         return True

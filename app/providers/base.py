@@ -44,6 +44,17 @@ class Reader(Stage[bytes, list[Event]], Protocol):
     def finish(self, error: SluicewayError | None = None) -> list[Event]: ...
 
 
+def _rate_limits() -> frozenset[bytes]:
+    openais = [f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")]
+    of = ("requests", "tokens", "input-tokens", "output-tokens")
+    anthropics = [f"anthropic-ratelimit-{kind}-{what}" for kind in of for what in ("limit", "remaining", "reset")]
+    return frozenset(name.encode() for name in openais + anthropics)
+
+
+# In which the two providers say how much of their limits is left.
+RATE_LIMITS = _rate_limits()
+
+
 class Upstream:
     """A request that is on its way to a provider; then its response: the body's chunks as they arrive, and the reader
     for them.
@@ -131,6 +142,16 @@ class Upstream:
         """What the provider calls the request, as `request_name`; "" before the response and after `close`."""
         return "" if self._body is None else request_name(self._body.header(self._id_header), self._secret)
 
+    @property
+    def limits(self) -> dict[str, str]:
+        """What the provider says of its rate limits, by header; nothing before the response and after `close`."""
+        said = () if self._body is None else self._body.headers()
+        return {
+            name.decode().lower(): value.decode()
+            for name, value in said
+            if name.lower() in RATE_LIMITS and value.isascii() and value.decode().isprintable()
+        }
+
     def each(self, step: Callable[[], float], until: float) -> None:
         """Call `step`, which calls `read` with a time that is over, in the event loop, each time something has come by
         `until`, of which each call gives the next; 0.0 ends it. Returns at once where that can't be done."""
@@ -166,6 +187,8 @@ class _Body(Protocol):
     def each(self, step: Callable[[], float], until: float) -> None: ...
 
     def header(self, name: str) -> str: ...
+
+    def headers(self) -> list[tuple[bytes, bytes]]: ...
 
     def close(self) -> None: ...
 
@@ -203,6 +226,9 @@ class _Aside:
 
     def header(self, name: str) -> str:
         return self._response.headers.get(name, "")
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return self._response.headers.raw
 
     def _abort(self) -> None:
         connection = self._response.extensions.get("network_stream")  # httpx2's; ours ends its connections itself

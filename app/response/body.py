@@ -50,13 +50,20 @@ STREAM_HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering"
 
 
 def streamed(
-    first: Batch | None, rest: Batches, encoder: Encoder, mimetype: str, *, heartbeat_s: float, request_id: str
+    first: Batch | None,
+    rest: Batches,
+    encoder: Encoder,
+    mimetype: str,
+    *,
+    headers: Mapping[str, str],
+    heartbeat_s: float,
+    request_id: str,
 ) -> Response:
     """The response of an answer that begins with `first` (None: with a heartbeat). Closing it closes `rest`, also if it
     never started."""
     # `mimetype`, not `content_type`: Flask adds the charset, without which `requests` reads UTF-8 as Latin-1.
     body = stream_with_context(_written(first, rest, encoder, heartbeat_s, request_id, _Dropped(rest)))
-    response = Streamed(body, mimetype=mimetype, headers={**STREAM_HEADERS, **encoder.HEADERS})
+    response = Streamed(body, mimetype=mimetype, headers={**headers, **STREAM_HEADERS, **encoder.HEADERS})
     response.shortcut = _Shortcut(body, rest, encoder, heartbeat_s)
     # A generator that was never started has no `finally` to run; this covers a client that is gone before the first
     # byte.

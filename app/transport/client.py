@@ -281,9 +281,12 @@ class Body(httpx2.SyncByteStream):
 
     def header(self, name: str) -> str:
         """Of the response, once its head is known and until `close`; "" where it has none of that name."""
-        connection, wanted = self._connection, name.encode()
-        headers = [] if connection is None else connection.read_head(0.0).headers
-        return b", ".join(value for known, value in headers if known.lower() == wanted).decode("iso-8859-1")
+        wanted = name.encode()
+        return b", ".join(value for known, value in self.headers() if known.lower() == wanted).decode("iso-8859-1")
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Of the response, once its head is known and until `close`: nothing then."""
+        return [] if self._connection is None else self._connection.read_head(0.0).headers
 
     def __iter__(self) -> Iterator[bytes]:
         while data := self.read():

@@ -15,7 +15,10 @@ from collections.abc import Sequence
 
 from flask import Request, Response
 
-EXPOSED = "X-Request-ID, request-id, Retry-After, x-vercel-ai-ui-message-stream"
+from ..providers.base import RATE_LIMITS
+
+_LIMITS = sorted(name.decode() for name in RATE_LIMITS)
+EXPOSED = ", ".join(["X-Request-ID", "request-id", "Retry-After", "x-vercel-ai-ui-message-stream", *_LIMITS])
 METHODS = "GET, POST, DELETE"
 MAX_AGE_S = 600  # how long a browser need not ask again
 
