@@ -102,6 +102,7 @@ def openai_sdk(chunks: list[bytes]) -> Read:
     """The answer, and the fields of every chunk that the SDK does not know."""
     WIRE.chunks = chunks
     text: list[str] = []
+    refused = False
     reasoning: list[str] = []
     calls: list[tuple[str, str, list[str]]] = []
     at: dict[int, int] = {}
@@ -123,6 +124,7 @@ def openai_sdk(chunks: list[bytes]) -> Read:
                         ]
                     else:
                         text.append(said or delta.refusal or "")
+                        refused = refused or bool(delta.refusal and not said)
                     thought = getattr(delta, "reasoning_content", None)
                     reasoning.append(thought or getattr(delta, "reasoning", None) or "")
                     for call in delta.tool_calls or ():
@@ -135,7 +137,8 @@ def openai_sdk(chunks: list[bytes]) -> Read:
     except openai.APIError:
         finish = None
     reason = openai_chat_reader.FINISH_REASONS[finish] if finish else None
-    reason = "tool_calls" if reason == "stop" and calls else reason  # Gemini's `stop` after a call
+    if reason == "stop":  # Gemini's after a call; OpenAI's own after a refusal
+        reason = "content_filter" if refused else "tool_calls" if calls else "stop"
     made = [(call_id, name, "".join(arguments) or "{}") for call_id, name, arguments in calls]
     return Answer("".join(text), "".join(reasoning), made if reason else [], reason, usage), extras
 
@@ -193,6 +196,7 @@ def responses_sdk(chunks: list[bytes]) -> Read:
     calls: dict[int, tuple[str, str, list[str]]] = {}
     whole: set[int] = set()
     reason = usage = None
+    refused = False
     extras: list[Any] = []
     try:
         with SDKS.gpt.responses.create(model="m", input="Hi there", stream=True) as stream:
@@ -204,6 +208,7 @@ def responses_sdk(chunks: list[bytes]) -> Read:
                 match event.type:
                     case "response.output_text.delta" | "response.refusal.delta":
                         text.append(event.delta)
+                        refused = refused or bool(event.delta and event.type == "response.refusal.delta")
                     case "response.reasoning_summary_text.delta":
                         thinking = event.output_index if event.delta else thinking
                         reasoning.append(event.delta)
@@ -216,7 +221,7 @@ def responses_sdk(chunks: list[bytes]) -> Read:
                     case "response.output_item.done":
                         whole.add(event.output_index)
                     case "response.completed":
-                        reason = "tool_calls" if calls else "stop"
+                        reason = "content_filter" if refused else "tool_calls" if calls else "stop"
                     case "response.incomplete":
                         why = event.response.incomplete_details
                         reason = openai_responses_reader.INCOMPLETE[str(why and why.reason)]

@@ -145,7 +145,7 @@ def test_a_message_of_anthropics() -> None:
         },
         {"type": "message_stop"},
     )
-    assert merged_message(body) == {
+    assert json.loads(json_bytes(merged_message(body))) == {
         **start,
         "usage": {**used, "output_tokens": 9, "server_tool_use": {"web_search_requests": 1}},
         "content": [

@@ -432,7 +432,9 @@ def test_an_end_that_cannot_be_written_is_an_error_too() -> None:
 
     last = Batch([Started(id="1", model="m", provider="p", created=0), Finished(reason="stop")], None, True)
     with Flask("shop").test_request_context():
-        response = streamed(last, Nothing(), Broken(), "text/event-stream", heartbeat_s=15, request_id="abc")
+        response = streamed(
+            last, Nothing(), Broken(), "text/event-stream", headers={}, heartbeat_s=15, request_id="abc"
+        )
         said = b"".join(response.iter_encoded())
     assert b'"code":"internal"' in said
     assert said.endswith(b"data: [DONE]\n\n")

@@ -136,6 +136,18 @@ def test_thoughts_that_another_provider_has_sealed_stay_out() -> None:
         assert anthropic_payload.payload(request)["messages"][1]["content"] == [{"type": "text", "text": "Hello"}]
 
 
+def test_nor_do_they_go_in_a_messages_clients_own_body() -> None:
+    said = {"type": "text", "text": "Hello"}
+    signed = {"type": "thinking", "thinking": "Hm.", "signature": "EqQBCg"}
+    sealed = [
+        {"type": "thinking", "thinking": "Hm.", "signature": "gAAAABo"},
+        {"type": "redacted_thinking", "data": "gAAAA"},
+    ]
+    asked = [*HI, {"role": "assistant", "content": [*sealed, signed, said]}]
+    assert anthropic_payload.own(asked) == [*HI, {"role": "assistant", "content": [signed, said]}]
+    assert anthropic_payload.own(HI)[0] is HI[0]
+
+
 def test_thoughts_of_another_model_stay_out() -> None:
     unsigned = {"role": "assistant", "content": "Hello", "reasoning_content": "Hm."}
     assert from_chat(messages=[*HI, unsigned])["messages"][1]["content"] == [{"type": "text", "text": "Hello"}]

@@ -35,7 +35,7 @@ from .base import (
     Encoder,
     HeaderLookup,
     WholeAnswer,
-    compact_json,
+    arguments_object,
     data_frame,
     line_safe,
     provider_named,
@@ -90,19 +90,13 @@ class AnthropicMessages:
         if answer.text or not answer.calls:
             content.append({"type": "text", "text": answer.text})
         content += [
-            {"type": "tool_use", "id": call.call_id, "name": call.name, "input": _arguments(call.arguments)}
+            {"type": "tool_use", "id": call.call_id, "name": call.name, "input": arguments_object(call.arguments)}
             for call in answer.calls
         ]
         return {**_message(start, content), **_stop(finish), "usage": usage_object(answer.usage)}
 
     def error(self, error: SluicewayError) -> Any:
         return error_object(error)
-
-
-def _arguments(text: str) -> Any:
-    """A call's `input` is an object here; JSON that a model wrote wrongly is shown under one key, not dropped."""
-    value = compact_json(text)
-    return value if value is not None and bytes(value).startswith(b"{") else {"_invalid_json": text}
 
 
 def _message(start: Started, content: list[dict[str, Any]]) -> dict[str, Any]:

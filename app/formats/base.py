@@ -273,6 +273,13 @@ def compact_json(text: str) -> msgspec.Raw | None:
         return None
 
 
+def arguments_object(text: str) -> Any:
+    """A call's arguments for a protocol in which they are an object; JSON that a model wrote wrongly, or that is none,
+    is shown under one key, not dropped."""
+    value = compact_json(text or "{}")
+    return value if value is not None and bytes(value).startswith(b"{") else {"_invalid_json": text}
+
+
 def data_frame(value: Any) -> bytes:
     """One SSE frame: the JSON of `value` in a single `data:` line."""
     return b"data: " + json_bytes(value) + b"\n\n"

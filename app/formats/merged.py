@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from .base import arguments_object
+
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 _raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -156,7 +158,7 @@ def merged_message(frames: bytes) -> dict[str, Any]:
             case _:
                 pass
     for index, text in inputs.items():
-        blocks[index]["input"] = _input("".join(text))
+        blocks[index]["input"] = arguments_object("".join(text))
     return {**message, "content": [_joined(blocks[index]) for index in sorted(blocks)]}
 
 
@@ -173,12 +175,3 @@ def _add_delta(block: dict[str, Any], delta: dict[str, Any], index: int, inputs:
             _add(block, {name: value for name, value in delta.items() if name != "type"})
         case _:
             pass
-
-
-def _input(text: str) -> Any:
-    """An object; JSON that a model wrote wrongly is shown under one key, not dropped."""
-    try:
-        value = _any(text.encode() or b"{}")
-    except (msgspec.MsgspecError, RecursionError):
-        value = None
-    return value if isinstance(value, dict) else {"_invalid_json": text}

@@ -89,7 +89,8 @@ class Anthropic:
     def payload(self, request: ChatRequest, target: Target) -> dict[str, Any]:
         """The body to send: the client's own where it speaks this protocol, otherwise what all know of it."""
         if request.dialect == "anthropic":
-            body = {**request.body, "messages": with_prefill(request.body["messages"], request.prefill)}
+            messages = anthropic_payload.own(request.body["messages"])
+            body = {**request.body, "messages": with_prefill(messages, request.prefill)}
         else:
             refuse_foreign(request, target)
             body = anthropic_payload.payload(request)

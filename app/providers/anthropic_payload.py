@@ -36,6 +36,29 @@ def payload(request: ChatRequest) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
+def own(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A client's own messages, without the thoughts that OpenAI has sealed, of turns that a model of its has answered;
+    and without a message of which nothing is left."""
+    kept: list[dict[str, Any]] = []
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, list) and any(map(_sealed_by_openai, content)):
+            content = [block for block in content if not _sealed_by_openai(block)]
+            if not content:
+                continue
+            message = {**message, "content": content}
+        kept.append(message)
+    return kept
+
+
+def _sealed_by_openai(block: Any) -> bool:
+    match block:
+        case {"type": "thinking", "signature": str(sealed)} | {"type": "redacted_thinking", "data": str(sealed)}:
+            return Reasoning(signature=sealed).sealed_by_openai
+        case _:
+            return False
+
+
 def _content(message: Message) -> str | list[dict[str, Any]]:
     if all(isinstance(part, Text) for part in message.parts):
         return message.text
