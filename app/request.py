@@ -28,6 +28,11 @@ class Image(msgspec.Struct, frozen=True):
     media_type: str = ""
     data: str = ""
 
+    @property
+    def as_url(self) -> str:
+        """For protocols that know images by nothing else: its URL, or one that holds it."""
+        return self.url or f"data:{self.media_type};base64,{self.data}"
+
 
 class Reasoning(msgspec.Struct, frozen=True):
     """What the model thought before it went on, as it was told: a provider that signs its thoughts wants them back with

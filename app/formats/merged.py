@@ -28,13 +28,17 @@ Fields = dict[str, msgspec.Raw]
 _AT_A_TIME = 500
 
 
+def data_of(frame: bytes) -> bytes:
+    """The data of a frame as a reader relays it."""
+    return b"\n".join(line[6:] for line in frame.split(b"\n") if line.startswith(b"data: "))
+
+
 def datas(frames: bytes) -> Iterator[bytes]:
     """The data of relayed frames, one after the other."""
     for number, frame in enumerate(frames.split(b"\n\n"), 1):
         if number % _AT_A_TIME == 0:
             time.sleep(0)
-        data = b"\n".join(line[6:] for line in frame.split(b"\n") if line.startswith(b"data: "))
-        if data:
+        if data := data_of(frame):
             yield data
 
 

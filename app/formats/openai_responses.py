@@ -42,6 +42,7 @@ from ..events import (
 from ..request import ChatRequest
 from . import openai_responses_body
 from .base import Encoder, HeaderLookup, WholeAnswer, json_bytes, line_safe
+from .merged import data_of
 from .openai_chat import error_object
 
 # Why an answer is not complete. One that was stopped on purpose has no word of its own, and is what it is.
@@ -101,7 +102,7 @@ class _Said(msgspec.Struct):
 def _whole_of(answer: WholeAnswer, frames: bytes) -> msgspec.Raw | None:
     """The response in the last frame; None where it lacks the output, which servers may say in its pieces alone."""
     last = frames.rstrip(b"\n").rpartition(b"\n\n")[2]
-    data = b"\n".join(line[6:] for line in last.split(b"\n") if line.startswith(b"data: "))
+    data = data_of(last)
     try:
         said = _decode_last(data).response
         output = _decode_said(said).output
@@ -305,7 +306,7 @@ class OpenAIResponsesEncoder(Encoder):
         """Know which items a provider has said, and which it has open, in case that somebody else goes on."""
         for block in frames.split(b"\n\n"):
             try:
-                told = _decode_told(b"\n".join(line[6:] for line in block.split(b"\n") if line.startswith(b"data: ")))
+                told = _decode_told(data_of(block))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue  # an event of the future
             index, item, part = told.output_index, told.item, told.part

@@ -55,7 +55,7 @@ def _content(parts: list[Text | Image]) -> str | list[dict[str, Any]]:
     return [
         {"type": "text", "text": part.text}
         if isinstance(part, Text)
-        else {"type": "image_url", "image_url": {"url": part.url or f"data:{part.media_type};base64,{part.data}"}}
+        else {"type": "image_url", "image_url": {"url": part.as_url}}
         for part in parts
     ]
 

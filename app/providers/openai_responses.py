@@ -140,8 +140,7 @@ def _message(message: Message, said: list[Text | Image]) -> Iterator[dict[str, A
 def _content(part: Text | Image) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "input_text", "text": part.text}
-    url = part.url or f"data:{part.media_type};base64,{part.data}"
-    return {"type": "input_image", "image_url": url, "detail": "auto"}
+    return {"type": "input_image", "image_url": part.as_url, "detail": "auto"}
 
 
 def _item(part: Part) -> Iterator[dict[str, Any]]:
