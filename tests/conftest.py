@@ -129,8 +129,27 @@ def server(start_service: Callable[..., Service], fake_provider_server: FakeProv
     return start_service(fake_provider_server.env)
 
 
+SILENCES = {"slow9000": "first_token_s", "stall0": "first_token_s", "f9000": "first_token_s", "stall5": "idle_s"}
+
+
+def silences_end(*providers: str) -> str:
+    """Settings with clocks of half a second, each for the models at which it has to ring and for no other.
+
+    On a busy machine such a clock rings at a model that has only been waiting for its turn.
+    """
+    return "".join(
+        f'[models."{provider}/fake-{before}{how}"]\ntarget = "{provider}/fake-{before}{how}"\n{clock} = 0.5\n'
+        for provider in providers
+        for how, clock in SILENCES.items()
+        for before in ("", "i1-", "n9-i1-", "i1-n9-")
+    )
+
+
 @pytest.fixture(scope="session")
-def impatient_server(start_service: Callable[..., Service], fake_provider_server: FakeProvider) -> Service:
-    """The same with clocks of half a second, for tests in which the provider falls silent."""
-    clocks = {"SLUICEWAY_TIMEOUTS__FIRST_TOKEN_S": "0.5", "SLUICEWAY_TIMEOUTS__IDLE_S": "0.5"}
-    return start_service({**fake_provider_server.env, **clocks})
+def impatient_server(
+    start_service: Callable[..., Service], fake_provider_server: FakeProvider, tmp_path_factory: pytest.TempPathFactory
+) -> Service:
+    """The same, soon out of patience with a provider that falls silent."""
+    file = tmp_path_factory.mktemp("impatient") / "sluiceway.toml"
+    file.write_text(silences_end("openai", "anthropic"))
+    return start_service({**fake_provider_server.env, "SLUICEWAY_CONFIG": str(file)})

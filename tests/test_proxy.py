@@ -80,7 +80,7 @@ def proxied(
             "NO_PROXY": "",
             "SLUICEWAY_SERVER__HEARTBEAT_S": "0.2",
             "SLUICEWAY_SERVER__HOLD_S": "0.1",
-            "SLUICEWAY_TIMEOUTS__IDLE_S": "1",
+            "SLUICEWAY_TIMEOUTS__IDLE_S": "3",
         }
     )
     yield service

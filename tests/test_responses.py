@@ -10,7 +10,7 @@ import anthropic
 import openai
 import pytest
 import requests
-from conftest import Service
+from conftest import Service, silences_end
 from openai.types.responses import Response
 from test_failures import BEFORE
 
@@ -53,10 +53,10 @@ prefill = true
 [models.differs]
 target = "{SAME}/fake-n12-uni-cut7"
 fallbacks = ["{SAME}/other-n5"]
+
+{silences_end(*PROVIDERS)}
 """)
-    one = start_service(
-        {**fake_provider_server.env, "SLUICEWAY_CONFIG": str(file), "SLUICEWAY_TIMEOUTS__IDLE_S": "0.5"}
-    )
+    one = start_service({**fake_provider_server.env, "SLUICEWAY_CONFIG": str(file)})
     yield one
     one.stop()
 

@@ -8,7 +8,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from conftest import Service
+from conftest import Service, silences_end
 from test_failures import ANTHROPIC_TYPES
 
 from app.testing import FakeProvider, answer, text_after
@@ -180,10 +180,14 @@ each_failure = pytest.mark.parametrize(("behaviour", "code"), IN_BAND.items(), i
 
 
 @pytest.fixture(scope="module")
-def hasty(start_service: Callable[..., Service], fake_provider_server: FakeProvider) -> Iterator[Service]:
+def hasty(
+    start_service: Callable[..., Service], fake_provider_server: FakeProvider, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """Its status line waits for nothing, so that every failure comes after it."""
-    clocks = {"SERVER__HOLD_S": "0", "TIMEOUTS__FIRST_TOKEN_S": "0.5", "TIMEOUTS__IDLE_S": "0.5"}
-    service = start_service(fake_provider_server.env | {f"SLUICEWAY_{name}": value for name, value in clocks.items()})
+    file = tmp_path_factory.mktemp("hasty") / "sluiceway.toml"
+    file.write_text(silences_end("openai", "anthropic"))
+    settings = {"SLUICEWAY_CONFIG": str(file), "SLUICEWAY_SERVER__HOLD_S": "0"}
+    service = start_service({**fake_provider_server.env, **settings})
     yield service
     service.stop()
 
