@@ -23,6 +23,10 @@ pytest_plugins = ["app.testing"]
 
 ROOT = Path(__file__).parent.parent
 
+# A shell without job control has what it runs in the background ignore Ctrl-C, and that is inherited.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
