@@ -8,9 +8,9 @@
     │   ├── PayloadTooLarge          413  payload_too_large
     │   └── RateLimited              429  rate_limited
     ├── ServiceError                 we cannot take it now
-    │   ├── Overloaded               503  overloaded
+    │   ├── Overloaded               503  overloaded           (and StoreUnavailable)
     │   ├── Draining                 503  draining
-    │   ├── Cancelled                499  cancelled
+    │   ├── Cancelled                499  cancelled            (and Stopped)
     │   └── Internal                 500  internal
     └── ProviderError                the provider, or the way to it, failed
         ├── ProviderNotConfigured    503  provider_not_configured
@@ -131,6 +131,17 @@ class Overloaded(ServiceError):
     default_retry_after_s = 1.0
 
 
+class StoreUnavailable(Overloaded):
+    """Resumable streams are not served just now; plain ones are."""
+
+    def __init__(self, store: str, why: str) -> None:
+        super().__init__(
+            f"the store ({store}) can't be used: resumable streams are refused for now; try again, or ask without "
+            "resumable"
+        )
+        self.why = why  # for the log: may name an address
+
+
 class Draining(ServiceError):
     code = "draining"
     http_status = 503
@@ -141,6 +152,14 @@ class Draining(ServiceError):
 class Cancelled(ServiceError):
     code = "cancelled"
     http_status = 499  # nginx's "client closed request"; nobody is left to read it, logs are
+
+
+class Stopped(Cancelled):
+    """A resumable stream was told to end: its readers get a `finish`. `by` is "stop" or "grace"."""
+
+    def __init__(self, message: str, *, by: str) -> None:
+        super().__init__(message)
+        self.by = by
 
 
 class Internal(ServiceError):

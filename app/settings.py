@@ -48,6 +48,13 @@ Target = Annotated[str, _matching(r"[^/\s]+(/\S+)?", "an alias or 'provider/mode
 ProviderName = Annotated[str, _matching(r"[A-Za-z0-9_.-]+", "a name of letters, digits and . _ -")]
 AliasName = Annotated[str, _matching(r"[^\s*]+|[^\s*]*\*[^\s*]*", "a name without blanks and with at most one *")]
 Url = Annotated[str, _matching(r"https?://\S+", "an http:// or https:// URL")]
+StoreUrl = Annotated[
+    str,
+    _matching(
+        r"sqlite:///\S+|rediss?://\S+",
+        "'sqlite:///path', with a fourth / for an absolute one, or 'redis://host:6379/0'",
+    ),
+]
 # Strict about what it holds, because a key pasted here by mistake would be named in answers ("set ... and restart").
 Variable = Annotated[str, _matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
 KeyHash = Annotated[str, _matching(r"[0-9a-fA-F]{64}", "the hex SHA-256 of a key (64 digits), not the key")]
@@ -61,13 +68,12 @@ Origin = Annotated[
 ProviderKind = Literal["openai", "openai_responses", "anthropic", "local"]
 
 # Values that are, or by mistake may be, a key: an error names the place and not the value.
-SECRET = frozenset({"server.api_keys_sha256", "local.api_key", "providers.*.api_key_env"})
+SECRET = frozenset({"server.api_keys_sha256", "local.api_key", "providers.*.api_key_env", "store.url"})
 
 # Part of the published configuration, not of this version: accepted, so that a file written for the whole product
 # starts, and named in a warning at start, so that nobody believes it acts. Remove a key here when it does.
 NOT_YET = frozenset(
     {
-        "store",
         "tools",
     }
 )
@@ -124,7 +130,7 @@ class Breaker(_Section):
 
 
 class Store(_Section):
-    url: str = "sqlite:///var/sluiceway.db"
+    url: StoreUrl = "sqlite:///var/sluiceway.db"
     resume_grace_s: Pause = 30.0
     resume_ttl_s: Seconds = 300.0
 

@@ -36,6 +36,7 @@ FLOORS = {
     "local_model": 2,
     "providers": 3,
     "formats": 3,
+    "stores": 3,
     "attempts": 4,
     "books": 4,
     "outcomes": 4,
@@ -43,9 +44,10 @@ FLOORS = {
     "response": 4,
     "tries": 5,
     "answers": 6,
-    "flow": 7,
-    "web": 8,
-    "__init__": 9,
+    "journals": 7,
+    "flow": 8,
+    "web": 9,
+    "__init__": 10,
 }
 BESIDE = "testing"  # the fake provider, which imports nothing of the house and nothing of the house imports
 
