@@ -219,7 +219,8 @@ class StreamWorker(GeventWorker):
         at once         /readyz says it; connections that wait for a next request are ended
         1 s later       so are those that wait for a first one; nothing is accepted any more
         drain_s later   the streams still open end, each with its last event; at once on QUIT (Ctrl-C)
-        no connection   the process exits, within a second (gunicorn's `run` looks once a second)
+        no connection   the process exits, within a second (gunicorn's `run` looks once a second), unless a stream that
+                        can be resumed goes on without one
 
     Until the streams' end every request that gets here is answered.
     """
@@ -311,6 +312,12 @@ class StreamWorker(GeventWorker):
 
     def run(self) -> None:
         super().run()
+        # What can be resumed goes on without a client, and so without a connection that holds up the exit.
+        sluiceway = _sluiceway(self)
+        limit = time.monotonic() + self.cfg.graceful_timeout
+        while sluiceway is not None and sluiceway.unfinished and time.monotonic() < limit:
+            self.notify()
+            gevent.sleep(0.05)
         self._done = True
 
     def handle_quit(self, sig: int, frame: Any) -> None:
@@ -321,7 +328,8 @@ class StreamWorker(GeventWorker):
         self.alive = False
         # For the streams' last events. A master that was in no hurry before (TERM, then Ctrl-C) kills after 2 s.
         limit = time.monotonic() + 1.5
-        while self._busy and not self._done and time.monotonic() < limit:
+        sluiceway = _sluiceway(self)
+        while (self._busy or (sluiceway and sluiceway.unfinished)) and not self._done and time.monotonic() < limit:
             gevent.sleep(0.02)
         # Exits 0.1 s later, from this greenlet. Where `run`, which looks once a second, has ended by itself meanwhile,
         # that would be a traceback.

@@ -50,6 +50,7 @@ from flask import Flask, Request, Response, current_app
 from .errors import SluicewayError
 from .formats import FORMATS
 from .house import House, build
+from .journals import Journals
 from .outcomes import log_to_stderr
 from .registry import nearest
 from .settings import Settings, SettingsError, load_settings
@@ -72,6 +73,7 @@ class Sluiceway:
     """
 
     house: House
+    journals: Journals
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class Sluiceway:
     def init_app(self, app: Flask) -> None:
         settings = load_settings(app.config)
         self.house = build(settings)
+        self.journals = Journals(self.house)
         app.extensions[EXTENSION] = self
         app.teardown_request(close_dropped)
         for name in self._doors:
@@ -107,8 +110,15 @@ class Sluiceway:
     def open_streams(self) -> int:
         return len(self.house.admission)
 
+    @property
+    def unfinished(self) -> int:
+        """Resumable streams that go on here, with or without a client, and would be lost with this process."""
+        return self.journals.unfinished
+
     def close(self) -> None:
-        """Give back the pooled connections to the providers. A server need not; tests that make many apps want to."""
+        """Give back the connections to the providers and the store. A server need not; tests that make many apps want
+        to."""
+        self.journals.close()
         for provider in self.house.providers.values():
             provider.close()
 

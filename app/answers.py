@@ -29,6 +29,8 @@ from .errors import (
     ProviderRejected,
     ServiceError,
     SluicewayError,
+    Stopped,
+    StoreUnavailable,
 )
 from .events import TERMINAL, Batch, Event, Failed, Finished, Started, Usage
 from .house import House
@@ -257,12 +259,22 @@ class Answer:
         if not isinstance(last, Failed):
             return self._counted(batch)
         events: list[Event] = [event for event in batch.events if not isinstance(event, _AT_THE_END)]
+        if isinstance(self._cancel.error, Stopped):
+            return self._counted(Batch([*self._started(events), Finished(reason="cancelled")], None, True))
         said = self._counted(Batch(events, batch.frames))
         if self._recovers_from(last.error):
             self._forget(batch)
             return said if said.events or said.frames else self._begin(until)
         end = self._counted(Batch([event for event in batch.events if isinstance(event, _AT_THE_END)], None, True))
         return Batch(said.events + end.events, said.frames, True)
+
+    def _started(self, events: list[Event]) -> list[Event]:
+        """`events` of an answer that was stopped, and may not have begun."""
+        if self._books.begun or (events and isinstance(events[0], Started)):
+            return events
+        target = self._tries.target
+        start = Started(id=self.request_id, model=target.model, provider=target.provider, created=int(time.time()))
+        return [start, *events]
 
     def _recovers_from(self, error: SluicewayError) -> bool:
         """Not behind a tool call: the client may have acted on it. Nor behind what only the client understands, or
@@ -305,9 +317,18 @@ class Answer:
                     self._last = last
         return batch
 
-    def fail(self, error: SluicewayError) -> None:
+    def fail(self, error: SluicewayError) -> Failed:
         """The answer ends with `error`, whatever was read of it."""
         self._last = Failed(error=error)
+        return self._last
+
+    def cancel(self, error: SluicewayError) -> None:
+        """From anywhere: it ends, which `read` then tells. One that is `Stopped` ends by a `finish`."""
+        self._cancel.set(error)
+
+    @property
+    def request_id(self) -> str:
+        return self._outcome.request_id
 
     def close(self) -> None:
         if self._closed:
@@ -328,17 +349,17 @@ class Answer:
     def _settle(self) -> None:
         """What became of it, from how it ended and what was counted."""
         outcome, books, cancelled = self._outcome, self._books, self._cancel.error
-        if isinstance(self._last, Finished):
+        if isinstance(self._last, Finished) and self._last.reason != "cancelled":
             outcome.outcome = "finished"
             self._tries.judge(None)
-        elif cancelled is not None:
+        elif cancelled is not None and not isinstance(cancelled, StoreUnavailable):
             outcome.outcome = "cancelled"
             outcome.code = cancelled.code
-            outcome.cancelled_by = "drain" if isinstance(cancelled, Draining) else "client"
+            outcome.cancelled_by = _by(cancelled)
             outcome.cancel_s = time.monotonic() - self._cancel.at
             self._tries.judge(cancelled)
         else:
-            error = self._last.error if self._last is not None else Internal("")
+            error = self._last.error if isinstance(self._last, Failed) else cancelled or Internal("")
             outcome.outcome = "error"
             outcome.code = error.code
             self._tries.judge(error)
@@ -351,6 +372,13 @@ class Answer:
             outcome.input_tokens = usage.input_tokens
             outcome.output_tokens = usage.output_tokens
             outcome.usage_source = usage.source
+
+
+def _by(cancelled: SluicewayError) -> str:
+    """Who has cancelled an answer, for the log."""
+    if isinstance(cancelled, Stopped):
+        return cancelled.by
+    return "drain" if isinstance(cancelled, Draining) else "client"
 
 
 def _about_the_prefill(error: SluicewayError) -> bool:

@@ -60,6 +60,10 @@ class Books:
         return _joined(self._reasonings)
 
     @property
+    def begun(self) -> bool:
+        return self._order.state is not State.NEW
+
+    @property
     def called(self) -> bool:
         """Whether a tool call was delivered, or begun."""
         return self._order.called

@@ -121,8 +121,11 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finish"):
     stop_sequence: str | None = None
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="error"):
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="error", omit_defaults=True):
+    """`beside`: it happened to this reader of a resumable stream, and is no event of the stream."""
+
     error: SluicewayError
+    beside: bool = False
 
 
 Event: TypeAlias = (
@@ -193,7 +196,8 @@ class Order:
     """Walks the table. `check` raises `IllegalOrder` and leaves the state as it was.
 
     Beside the table the tool calls are counted. A delta or an end needs its start, no two calls of an answer have one
-    id (their results could not be told apart), and an answer does not finish over an open call (it may fail over one).
+    id (their results could not be told apart), and an answer does not finish over an open call (it may fail over one,
+    or be stopped).
     """
 
     __slots__ = ("_call_ids", "_open_calls", "_steps", "state")
@@ -226,7 +230,7 @@ class Order:
                 if call_id not in self._open_calls:
                     raise IllegalOrder(f"end of tool call {call_id!r}, which is not open")
                 self._open_calls.remove(call_id)
-            case Finished() if self._open_calls:
+            case Finished(reason=reason) if self._open_calls and reason != "cancelled":
                 raise IllegalOrder(f"finished over open tool calls {sorted(self._open_calls)}")
             case _:
                 pass

@@ -7,25 +7,32 @@
 
 The first event decides the status line: until the answer has begun, a failure is an HTTP status of its own; afterwards
 it is an error event in the stream. Where none comes within `hold_s`, the status line goes out with a heartbeat.
+
+A resumable answer takes a longer way: `journals` reads it, whoever follows, and its events are in the store before they
+are written to anybody.
 """
 
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from flask import Response
 
 from .answers import Answer
 from .errors import Internal, SluicewayError
 from .events import Batch, Failed
 from .formats import Format
-from .formats.base import WholeAnswer
+from .formats.base import After, Resumable, WholeAnswer, json_bytes
 from .house import House
+from .journals import Journals
 from .request import ChatRequest
-from .response import streamed, whole
+from .response import Batches, streamed, whole
+from .stores import Record
 from .targets import Target
 
 
@@ -74,6 +81,109 @@ def answer(
     )
 
 
+class Claim(NamedTuple):
+    """What a resumable stream is known by: who may read it (`Record.owner`), the client's idempotency key, and the hash
+    of what it was given with."""
+
+    owner: str
+    key: str | None
+    body_hash: str
+
+
+def resumable(
+    house: House,
+    journals: Journals,
+    form: Resumable,
+    request: ChatRequest,
+    target: Target,
+    claim: Claim,
+    *,
+    after: int,
+    request_id: str,
+    environ: Mapping[str, Any],
+) -> tuple[Record, Response]:
+    """The same, of an answer that goes on where this client leaves; where the claim's key is known, the one that it
+    leads to, behind the event `after`. Raises `StoreUnavailable` beside what `answer` raises."""
+    house.admission.check()
+    made: list[Answer] = []
+
+    def make() -> Answer:
+        made.append(
+            Answer(
+                house,
+                request,
+                target,
+                format=form.name,
+                tells_recovery=form.tells_recovery,
+                request_id=request_id,
+                environ={},  # nobody's departure ends it
+            )
+        )
+        return made[0]
+
+    record = Record(
+        id=f"strm_{secrets.token_urlsafe(18)}",
+        owner=claim.owner,
+        format=form.name,
+        home="",
+        created=int(time.time()),
+        seed=json_bytes(form.seed(request)).decode(),
+        body_hash=claim.body_hash,
+    )
+    begun = journals.begin(make, record, key=claim.key, chat=request.chat, environ=environ)
+    follower = begun.follower
+    server = house.settings.server
+    try:
+        first = _begin(follower, time.monotonic() + server.hold_s)
+    except BaseException:
+        follower.close()
+        raise
+    encoder = form.resumed(msgspec.json.decode(begun.record.seed))
+    return begun.record, streamed(
+        first,
+        follower,
+        encoder if begun.mine else After(encoder, after),
+        form.mimetype,
+        headers=made[0].limits if made else {},
+        heartbeat_s=server.heartbeat_s,
+        request_id=request_id,
+    )
+
+
+def followed(
+    house: House,
+    journals: Journals,
+    form: Resumable,
+    record: Record,
+    *,
+    after: int,
+    request_id: str,
+    environ: Mapping[str, Any],
+) -> Response | None:
+    """What follows the event `after` of a stream, and what is still to come; None where there is neither."""
+    house.admission.check()
+    seed = msgspec.json.decode(record.seed)
+    if after:
+        events, ended = journals.events(record.id)
+        if ended and not After(form.resumed(seed), after).feed(events):
+            return None
+    follower = journals.follow(record.id, record.owner, environ)
+    try:
+        first = follower.read(time.monotonic())
+    except BaseException:
+        follower.close()
+        raise
+    return streamed(
+        first,
+        follower,
+        After(form.resumed(seed), after),
+        form.mimetype,
+        headers={},
+        heartbeat_s=house.settings.server.heartbeat_s,
+        request_id=request_id,
+    )
+
+
 def _folded(source: Answer) -> WholeAnswer:
     folded = WholeAnswer()
     ended = False
@@ -85,7 +195,7 @@ def _folded(source: Answer) -> WholeAnswer:
     return folded
 
 
-def _begin(source: Answer, until: float) -> Batch | None:
+def _begin(source: Batches, until: float) -> Batch | None:
     """What came first, if by then (None: nothing); raises the error of an answer that failed before that."""
     first = source.read(until)
     if first is not None and first.events and isinstance(said := first.events[0], Failed):

@@ -144,6 +144,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     effort: Effort | None = None  # how much the model is to think
     user: str | None = None  # the client's own name for whom it asks, to the provider
     stream: bool = True
+    resumable: bool = False  # the answer is kept for a while, and goes on where the client leaves
+    chat: str | None = None  # the client's own id of the conversation, by which it resumes
     include_usage: bool = False
     foreign: tuple[str, ...] = ()
     recovers: bool = False  # an answer that broke off: what comes is joined to what the client has already

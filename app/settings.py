@@ -51,7 +51,7 @@ Url = Annotated[str, _matching(r"https?://\S+", "an http:// or https:// URL")]
 StoreUrl = Annotated[
     str,
     _matching(
-        r"sqlite:///\S+|rediss?://\S+",
+        r"sqlite:///(?!:memory:)\S+|rediss?://\S+",
         "'sqlite:///path', with a fourth / for an absolute one, or 'redis://host:6379/0'",
     ),
 ]

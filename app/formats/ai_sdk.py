@@ -76,6 +76,7 @@ class UIMessage(LenientBody):
 
 
 class AISDKBody(PublicFields):
+    id: Any = None  # the chat's
     messages: Annotated[list[UIMessage], pydantic.Field(min_length=1)] | None = None
     message: UIMessage | Name | None = None
     prompt: Name | None = None
@@ -89,7 +90,7 @@ class AISDK(ChatUI):
         """`messages`, as `useChat` sends them; or only the last one, as `message`, where the app keeps the others; or
         `prompt`, of `useCompletion`."""
         asked = validated(AISDKBody, body)
-        asked.refuse_what_is_not_yet()
+        asked.refuse_what_is_not_yet(resumable=True)
         given = [name for name in ("messages", "message", "prompt") if getattr(asked, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
@@ -112,11 +113,30 @@ class AISDK(ChatUI):
             messages=said.finish(),
             system="\n\n".join(said.systems) or None,
             tools=_tools(asked.tools),
+            resumable=asked.resumable is not False,
+            chat=asked.id if isinstance(asked.id, str) else None,
             **asked.words,
         )
 
     def encoder(self, request: ChatRequest) -> Encoder:
-        return AISDKEncoder(request.body)
+        return self.resumed(self.seed(request))
+
+    def seed(self, request: ChatRequest) -> Mapping[str, Any]:
+        """The message that the answer goes on with, and the ids that are taken."""
+        body = request.body
+        messages = body.get("messages") or [body.get("message")]
+        messages = [message for message in messages if isinstance(message, Mapping)]
+        before = continued(messages, body.get("messageId"))
+        parts = [part for message in messages for part in message.get("parts") or ()]
+        return {
+            "continued": before.get("id"),
+            "parts": len(before.get("parts") or ()),
+            "messages": [message["id"] for message in messages if message.get("id")],
+            "calls": [part["toolCallId"] for part in parts if part.get("toolCallId")],
+        }
+
+    def resumed(self, seed: Mapping[str, Any]) -> Encoder:
+        return AISDKEncoder(seed)
 
 
 def continued(messages: list[Mapping[str, Any]], named: Any) -> Mapping[str, Any]:
@@ -256,16 +276,12 @@ class AISDKEncoder(Encoder):
 
     HEADERS: ClassVar[Mapping[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
 
-    def __init__(self, body: Mapping[str, Any]) -> None:
-        """`body` is the request's, which `parse` has read."""
-        messages = body.get("messages") or [body.get("message")]
-        messages = [message for message in messages if isinstance(message, Mapping)]
-        before = continued(messages, body.get("messageId"))
-        self._continued = before.get("id")
-        self._parts = len(before.get("parts") or ())  # so that no two of a message have one id
-        self._messages = Names({message.get("id") for message in messages})
-        parts = [part for message in messages for part in message.get("parts") or ()]
-        self._calls = Names({part.get("toolCallId") for part in parts})
+    def __init__(self, seed: Mapping[str, Any]) -> None:
+        """`seed` is `AISDK.seed`'s."""
+        self._continued = seed["continued"]
+        self._parts = seed["parts"]  # so that no two of a message have one id
+        self._messages = Names(frozenset(seed["messages"]))
+        self._calls = Names(frozenset(seed["calls"]))
         self._answer = ""
         self._model = ""
         self._sources = 0

@@ -46,6 +46,9 @@ class Encoder(Protocol):
     def feed(self, events: list[Event], /) -> bytes:
         """The events as bytes on the wire."""
 
+    # Of the last event that was written, where the format numbers them.
+    number: int = 0
+
     def relay(self, frames: bytes, events: list[Event], /) -> bytes:
         """A provider's own frames as bytes on the wire, in formats that are a provider's protocol too. `events` are the
         same, and tell what is not in the frames: a failure, and what comes with the end."""
@@ -75,6 +78,36 @@ class Format(Protocol):
 
     def error(self, error: SluicewayError) -> Any:
         """The JSON object of an error before the first byte."""
+
+
+class Resumable(Format, Protocol):
+    """A format in which an answer can be taken up again, by an encoder that has never seen its request."""
+
+    def seed(self, request: ChatRequest) -> Mapping[str, Any]:
+        """What an encoder has to know of the request, as JSON."""
+
+    def resumed(self, seed: Mapping[str, Any]) -> Encoder: ...
+
+
+class After(Encoder):
+    """Writes as `encoder` does what follows the event that it numbers `number`: fed the whole stream, it says nothing
+    until then."""
+
+    def __init__(self, encoder: Encoder, number: int) -> None:
+        self._encoder = encoder
+        self._number = number
+        self.HEARTBEAT = encoder.HEARTBEAT  # type: ignore[misc]
+        self.HEADERS = encoder.HEADERS  # type: ignore[misc]
+
+    def feed(self, events: list[Event]) -> bytes:
+        if self._encoder.number >= self._number:
+            return self._encoder.feed(events)
+        out: list[bytes] = []
+        for event in events:
+            data = self._encoder.feed([event])
+            if self._encoder.number > self._number or (isinstance(event, Failed) and event.beside):
+                out.append(data)
+        return b"".join(out)
 
 
 class WholeAnswer:

@@ -37,8 +37,10 @@ class PublicFields(LenientBody):
     shape: Any = None
     response_format: Any = None
 
-    def refuse_what_is_not_yet(self, where: str = "") -> None:
-        for name, plain in (("resumable", False), ("shape", "token"), ("response_format", None)):
+    def refuse_what_is_not_yet(self, where: str = "", *, resumable: bool = False) -> None:
+        """`resumable`: whether this format's streams can be."""
+        plainly = () if resumable else (("resumable", False),)
+        for name, plain in (*plainly, ("shape", "token"), ("response_format", None)):
             if getattr(self, name) not in (None, plain):
                 raise InvalidRequest(f"{where}{name}: not in this version; leave it out", param=f"{where}{name}")
 

@@ -2,7 +2,8 @@
 
 As SSE each frame has its number as `id:`, errors are named `event: error`, and `data: [DONE]` says that nothing will
 follow (after an error too: the terminal event before it tells which). As NDJSON the number stands in the object as
-`event_id`, and the terminal object is the last line.
+`event_id`, and the terminal object is the last line. An error that is no event of the stream has no number, so that a
+client goes on behind the last one that it has.
 """
 
 from __future__ import annotations
@@ -60,9 +61,10 @@ class NativeBody(Body):
 
     @pydantic.model_validator(mode="after")
     def _only_what_there_is(self) -> NativeBody:
-        if self.shape != "token" or self.resumable:
-            field = "resumable" if self.resumable else "shape"
-            raise InvalidRequest(f"{field}: not in this version; leave it out", param=field)
+        if self.shape != "token":
+            raise InvalidRequest("shape: not in this version; leave it out", param="shape")
+        if self.resumable and not self.stream:
+            raise InvalidRequest("resumable: only a stream can be resumed; leave out stream: false", param="resumable")
         return self
 
 
@@ -86,9 +88,16 @@ class NativeSSE:
             top_p=asked.top_p,
             stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
             stream=asked.stream,
+            resumable=asked.resumable,
         )
 
     def encoder(self, request: ChatRequest) -> Encoder:
+        return self.resumed({})
+
+    def seed(self, request: ChatRequest) -> Mapping[str, Any]:
+        return {}
+
+    def resumed(self, seed: Mapping[str, Any]) -> Encoder:
         return NativeSSEEncoder()
 
     def whole(self, request: ChatRequest, answer: WholeAnswer) -> Any:
@@ -114,7 +123,7 @@ class NDJSON(NativeSSE):
     name: ClassVar[str] = "ndjson"
     mimetype: ClassVar[str] = "application/x-ndjson"
 
-    def encoder(self, request: ChatRequest) -> Encoder:
+    def resumed(self, seed: Mapping[str, Any]) -> Encoder:
         return NDJSONEncoder()
 
 
@@ -145,17 +154,17 @@ def _counted(usage: Usage) -> dict[str, Any]:
 
 
 class NativeSSEEncoder(Encoder):
-    def __init__(self) -> None:
-        self._number = 0
-
     def feed(self, events: list[Event]) -> bytes:
         out: list[bytes] = []
         for event in events:
             if (value := plain(event)) is None:
                 continue
-            self._number += 1
-            name = b"event: error\n" if isinstance(event, Failed) else b""
-            out.append(b"id: %d\n" % self._number + name + data_frame(value))
+            if not _is_beside(event):
+                self.number += 1
+                out.append(b"id: %d\n" % self.number)
+            if isinstance(event, Failed):
+                out.append(b"event: error\n")
+            out.append(data_frame(value))
             if isinstance(event, TERMINAL):
                 out.append(DONE)
         return b"".join(out)
@@ -164,15 +173,19 @@ class NativeSSEEncoder(Encoder):
 class NDJSONEncoder(Encoder):
     HEARTBEAT = b"\n"  # readers of JSON lines pass over an empty one
 
-    def __init__(self) -> None:
-        self._number = 0
-
     def feed(self, events: list[Event]) -> bytes:
         out: list[bytes] = []
         for event in events:
             if (value := plain(event)) is None:
                 continue
-            self._number += 1
-            # The number goes in front: `{"event_id":1,` and the rest of the object.
-            out.append(b'{"event_id":%d,' % self._number + json_bytes(value)[1:] + b"\n")
+            line = json_bytes(value) + b"\n"
+            if not _is_beside(event):
+                self.number += 1
+                # In front: `{"event_id":1,` and the rest of the object.
+                line = b'{"event_id":%d,' % self.number + line[1:]
+            out.append(line)
         return b"".join(out)
+
+
+def _is_beside(event: Event) -> bool:
+    return isinstance(event, Failed) and event.beside

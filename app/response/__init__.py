@@ -4,7 +4,7 @@ body.py    the stream, its heartbeats, its proper end; the answer in one piece
 watch.py   the client's departure
 """
 
-from .body import Streamed, streamed, whole
+from .body import Batches, Streamed, streamed, whole
 from .watch import ClientWatch, can_watch
 
-__all__ = ["ClientWatch", "Streamed", "can_watch", "streamed", "whole"]
+__all__ = ["Batches", "ClientWatch", "Streamed", "can_watch", "streamed", "whole"]

@@ -32,14 +32,15 @@ log = logging.getLogger("sluiceway")
 
 class Batches(Protocol):
     """Where an answer comes from: `read(until)` until a batch has ended (None: nothing by then, of `time.monotonic`),
-    `fail` where what was read could not be sent, `close` at any time and more than once. Between two reads `each` has
-    what comes delivered from the event loop, if it can, until that says False, or there is something to be read."""
+    `fail` where what was read could not be sent (it gives the last event, then), `close` at any time and more than
+    once. Between two reads `each` has what comes delivered from the event loop, if it can, until that says False, or
+    there is something to be read."""
 
     def read(self, until: float) -> Batch | None: ...
 
     def each(self, deliver: Callable[[Batch], bool], silence_s: float) -> None: ...
 
-    def fail(self, error: SluicewayError) -> None: ...
+    def fail(self, error: SluicewayError) -> Failed: ...
 
     def close(self) -> None: ...
 
@@ -165,7 +166,7 @@ def _written(
         log.exception("%s a stream failed by a defect of ours", request_id)
         error = Internal("the stream failed inside the service; try again")
         error.request_id = request_id
-        rest.fail(error)
+        last = rest.fail(error)
     finally:
         rest.close()
-    yield encoder.feed([Failed(error=error)])
+    yield encoder.feed([last])

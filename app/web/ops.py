@@ -1,5 +1,6 @@
 """`/healthz`: the process is alive. `/readyz`: it may take traffic, as it is not about to end, and the embedded model,
-where it is on, serves. `/metrics`: the numbers of all workers, for Prometheus.
+where it is on, serves; a store that can't be used is named there, but plain streams do without. `/metrics`: the numbers
+of all workers, for Prometheus.
 
 All three are open, with keys set too, and need no place of a stream: who watches must get through when nobody does.
 What `/metrics` tells (which models, how much) is not for the world; nginx should not pass it on.
@@ -9,10 +10,11 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
+from ..errors import StoreUnavailable
 from ..local_model import is_ready
 from ..outcomes import exposition
 from ..response import can_watch, whole
-from .serving import dress, house
+from .serving import dress, house, journals
 
 door = Blueprint("sluiceway_ops", __name__)
 dress(door, "native")
@@ -30,9 +32,14 @@ def readyz() -> Response:
     waiting = _waiting_for()
     if waiting:
         return whole({"status": "not ready", "waiting_for": waiting}, 503, {"Retry-After": "1"})
+    said = {"status": "ready"}
     if not can_watch(request.environ):  # under another server, or where there is no epoll
-        return whole({"status": "ready", "client_departures": "seen by the next write, a heartbeat at the latest"})
-    return whole({"status": "ready"})
+        said["client_departures"] = "seen by the next write, a heartbeat at the latest"
+    try:
+        journals().check()
+    except StoreUnavailable as exc:
+        said["store"] = exc.message
+    return whole(said)
 
 
 @door.get("/metrics")

@@ -9,11 +9,11 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import unquote_to_bytes
 
 import pydantic_core
-from flask import Blueprint, Flask, Request, Response, current_app, g, request
+from flask import Blueprint, Flask, Request, Response, current_app, g, request, url_for
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
@@ -28,9 +28,11 @@ from ..errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
-from ..flow import answer
-from ..formats import FORMATS
+from ..flow import Claim, answer, resumable
+from ..formats import FORMATS, Format
+from ..formats.base import Resumable, json_bytes
 from ..house import House
+from ..journals import Journals
 from ..registry import nearest
 from ..response import Streamed, whole
 from .cors import is_preflight, preflight, share, welcome
@@ -38,13 +40,21 @@ from .cors import is_preflight, preflight, share, welcome
 log = logging.getLogger("sluiceway")
 
 EXTENSION = "sluiceway"
+STREAM_VIEW = "sluiceway_streams.follow"  # the endpoint of `/v1/streams/<id>`
 _MAY_OVERFLOW = re.compile(rb"[0-9.][eE]|[0-9]{300}")  # no number without one of these is too large for a float
+_GOOD_KEY = re.compile(r"[!-~]{1,255}")
 _GOOD_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def house() -> House:
     """What the current app's `Sluiceway` extension built."""
     found: House = current_app.extensions[EXTENSION].house
+    return found
+
+
+def journals() -> Journals:
+    """The resumable streams of the same."""
+    found: Journals = current_app.extensions[EXTENSION].journals
     return found
 
 
@@ -67,7 +77,7 @@ def serve(
     """Answer the current request in a format. `provider` is the route's own, for bare model names; `at` is one that the
     route names itself. `body` stands for the request's where that has none (GET)."""
     here = house()
-    authorize(here, request)
+    owner = authorize(here, request)
     if body is None:
         body = json_body(here, request)
     if format_name == "native" and body.get("format") == "ndjson":
@@ -82,11 +92,54 @@ def serve(
     # What the view has used is given back before the model is waited for: a database connection held for a whole answer
     # is one of a few. Flask does the same between the view and a stream.
     current_app.do_teardown_appcontext()
-    response = answer(here, form, asked, target, request_id=named, environ=request.environ)
+    key = idempotency_key(request) if asked.stream and can_resume(form) and body.get("resumable") is not False else None
+    if (asked.resumable or key is not None) and can_resume(form):
+        claim = Claim(owner, key, hashlib.sha256(format_name.encode() + json_bytes(body)).hexdigest())
+        after = last_event_id(request)
+        record, response = resumable(
+            here, journals(), form, asked, target, claim, after=after, request_id=named, environ=request.environ
+        )
+        if STREAM_VIEW in current_app.view_functions:
+            response.headers["Location"] = url_for(STREAM_VIEW, stream=record.id)
+    else:
+        response = answer(here, form, asked, target, request_id=named, environ=request.environ)
+    return handed_out(response)
+
+
+def handed_out(response: Response) -> Response:
+    """A response of the core's, on its way to the server."""
     if isinstance(response, Streamed):
         g.sluiceway_streams = [*g.get("sluiceway_streams", ()), response]
-    response.headers["X-Request-ID"] = named
+    response.headers["X-Request-ID"] = request_id()
     return response
+
+
+def nothing() -> Response:
+    """204."""
+    response = Response(status=204, headers={"Cache-Control": "no-store"})
+    del response.headers["Content-Type"]
+    return response
+
+
+def can_resume(form: Format) -> TypeGuard[Resumable]:
+    return hasattr(form, "resumed")
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The client's `Idempotency-Key`, in visible ASCII."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _GOOD_KEY.fullmatch(key):
+        raise InvalidRequest("Idempotency-Key: should be 1 to 255 visible ASCII characters")
+    return key
+
+
+def last_event_id(request: Request, given: str | None = None) -> int:
+    """The number of the last event that the client has: its `Last-Event-ID`, which an EventSource sends when it comes
+    back, or what the URL says (`given`); 0 for none."""
+    text = request.headers.get("Last-Event-ID") or given or "0"
+    if not re.fullmatch(r"[0-9]{1,15}", text):
+        raise InvalidRequest("Last-Event-ID (or after): should be the number of an event", param="after")
+    return int(text)
 
 
 def close_dropped(exc: BaseException | None = None) -> None:
@@ -97,11 +150,12 @@ def close_dropped(exc: BaseException | None = None) -> None:
             response.close()
 
 
-def authorize(here: House, request: Request) -> None:
-    """Raises `Unauthorized` unless a known key is given as `Authorization: Bearer` or `x-api-key`, or none is set."""
+def authorize(here: House, request: Request) -> str:
+    """Who asks: the SHA-256 of the key, in hex; "" where none is set. Raises `Unauthorized` unless a known key is given
+    as `Authorization: Bearer` or `x-api-key`."""
     accepted = here.settings.server.api_keys_sha256
     if not accepted:
-        return
+        return ""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
     if not given:
@@ -109,6 +163,7 @@ def authorize(here: House, request: Request) -> None:
     digest = hashlib.sha256(given.encode()).hexdigest()
     if not any(hmac.compare_digest(digest, known.lower()) for known in accepted):
         raise Unauthorized("this API key is not accepted")
+    return digest
 
 
 def json_body(here: House, request: Request) -> Mapping[str, Any]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from .serving import authorize, dress, house, serve
+from ..flow import followed
+from ..formats import FORMATS
+from ..response import whole
+from .serving import authorize, can_resume, dress, handed_out, house, journals, nothing, request_id, serve
 
 door = Blueprint("sluiceway_ui", __name__)
 dress(door, "native")
@@ -17,12 +20,24 @@ def chat() -> Response:
 
 @door.get("/api/chat/<path:chat_id>/stream")
 def chat_stream(chat_id: str) -> Response:
-    """`useChat` asks for what goes on in a chat. 204 is its word for "nothing"; a 404 it would show as an error. (An id
-    is the client's own, and may have a slash in it.)"""
-    authorize(house(), request)
-    response = Response(status=204, headers={"Cache-Control": "no-store"})
-    del response.headers["Content-Type"]
-    return response
+    """`useChat` asks for what goes on in a chat: the latest answer, from its beginning, as it rebuilds its message. 204
+    is its word for "nothing"; a 404 it would show as an error. (An id is the client's own, and may have a slash.)"""
+    owner = authorize(house(), request)
+    record = journals().find_chat(owner, chat_id)
+    form = FORMATS["ai_sdk"]()
+    if record is None or record.format != form.name or not can_resume(form):
+        return nothing()
+    response = followed(house(), journals(), form, record, after=0, request_id=request_id(), environ=request.environ)
+    return handed_out(response) if response is not None else nothing()
+
+
+@door.delete("/api/chat/<path:chat_id>/stream")
+def stop_chat(chat_id: str) -> Response:
+    """`useChat`'s own `stop()` does no more than leave, and an answer that can be resumed then goes on for a while."""
+    owner = authorize(house(), request)
+    if (record := journals().find_chat(owner, chat_id)) is not None and journals().stop(record.id, owner):
+        return whole({"id": record.id, "status": "stopping"}, 202)
+    return nothing()
 
 
 @door.post("/agui")

@@ -1,0 +1,338 @@
+"""Resumable streams: an answer that is read whether or not anybody follows it, from any worker that shares the store.
+
+    Journals   what one worker does for all of its streams: writes what they took, follows others', reads the mail
+    journal    a stream at home: from an answer to numbered events
+    mirror     a stream whose home is another worker
+    feed       either, and those who follow it here
+    codec      events <-> JSON;  mail  what workers tell each other
+
+What a follower reads is in the store already, so it can go on from there in any worker, whatever becomes of this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..answers import Answer
+from ..errors import Internal, InvalidRequest, NotFound, SluicewayError, StoreUnavailable
+from ..events import Event
+from ..house import House
+from ..stores import MAIL_BYTES, STORES, Entry, Record, Store
+from ..task import Task
+from .codec import decode
+from .feed import Feed, Follower
+from .journal import Journal, never_began
+from .mail import Gone, Left, News, Stop, Watch, pack, unpack
+from .mirror import Mirror, bury
+
+log = logging.getLogger("sluiceway")
+
+__all__ = ["Begun", "Follower", "Journals"]
+
+# What comes within this time is written together: to write costs a store much more than to write a little more.
+WRITE_S = 0.005
+
+# Beyond the longest answer, and the time that a stream without readers is left: a worker may vanish with its streams.
+_MARGIN_S = 60.0
+
+
+class Begun(NamedTuple):
+    """`mine`: the answer is being made for this request, and not for an earlier one with its idempotency key."""
+
+    record: Record
+    follower: Follower
+    mine: bool
+
+
+class Journals:
+    """All methods but `begin`'s `answer` raise `StoreUnavailable`; nothing is opened before the first is called."""
+
+    def __init__(self, house: House) -> None:
+        settings = house.settings.store
+        self._house = house
+        self._grace_s = settings.resume_grace_s
+        times = [house.settings.timeouts.total_s, *(alias.total_s or 0.0 for alias in house.settings.models.values())]
+        self._store: Store = STORES[settings.url.partition(":")[0]](
+            settings.url,
+            lifetime_s=max(times) + settings.resume_grace_s + _MARGIN_S,
+            ttl_s=settings.resume_ttl_s,
+        )
+        self._opening = threading.Lock()
+        self._pid = 0  # the process in which the rest is valid
+        self._mailbox = ""
+        self._journals: dict[str, Journal] = {}
+        self._mirrors: dict[str, Mirror] = {}
+        self._lock = threading.Lock()  # never held over a wait
+        self._changed: list[Journal] = []
+        self._anything = threading.Event()
+
+    def check(self) -> None:
+        """Raises `StoreUnavailable` where no stream could be begun."""
+        self._store.check()
+
+    def begin(
+        self,
+        make: Callable[[], Answer],
+        record: Record,
+        *,
+        key: str | None,
+        chat: str | None,
+        environ: Mapping[str, Any],
+    ) -> Begun:
+        """Begin a stream, whose answer is `make`'s, and follow it; or follow the one that this owner's idempotency
+        `key` leads to. Raises what `make` raises, and `InvalidRequest` where that key was another request's."""
+        self._open()
+        record = msgspec.structs.replace(record, home=self._mailbox)
+        known = self._store.create(record, key=key, chat=chat)
+        if known.id != record.id:
+            if known.body_hash != record.body_hash:
+                raise InvalidRequest("this Idempotency-Key was given with another request before; take a new one")
+            return Begun(record=known, follower=self.follow(known.id, known.owner, environ), mine=False)
+        try:
+            journal = Journal(record, make(), self._changed_one)
+        except BaseException:
+            self._store.forget(record.id)
+            raise
+        follower = Follower(journal, self._store, environ)
+        self._journals[record.id] = journal
+        _aside(journal.run)
+        return Begun(record=record, follower=follower, mine=True)
+
+    def find(self, stream: str, owner: str) -> Record:
+        """Raises `NotFound` also for a stream of another owner."""
+        record = self._store.find(stream)
+        if record is None or record.owner != owner:
+            raise NotFound("no such stream; streams are kept for a while after their end (store.resume_ttl_s)")
+        return record
+
+    def find_chat(self, owner: str, chat: str) -> Record | None:
+        stream = self._store.find_chat(owner, chat)
+        return None if stream is None else self._store.find(stream)
+
+    def follow(self, stream: str, owner: str, environ: Mapping[str, Any]) -> Follower:
+        """Raises what `find` raises."""
+        self._open()
+        feed = self._feed(stream, owner)
+        follower = Follower(feed, self._store, environ, self._house.admission)
+        if isinstance(feed, Mirror) and not feed.started:
+            feed.started = True
+            _aside(lambda: self._mirror(feed))
+        return follower
+
+    def events(self, stream: str) -> tuple[list[Event], bool]:
+        """All there are by now, and whether that is all there will be."""
+        events: list[Event] = []
+        last = 0
+        while (page := self._store.read(stream, last)) is not None:
+            for entry in page.entries:
+                events += decode(entry.data)
+                last = entry.last
+            if last >= page.last:
+                return events, page.ended
+        return events, True
+
+    def stop(self, stream: str, owner: str) -> bool:
+        """End it, wherever it is written. False: it has ended already. Raises what `find` raises."""
+        self._open()
+        record = self.find(stream, owner)
+        if (journal := self._journals.get(stream)) is not None:
+            journal.stop("stop")
+            return True
+        page = self._store.read(stream)
+        if page is None or page.ended:
+            return False
+        if record.home == self._mailbox or not self._store.send(record.home, pack(Stop(stream))):
+            bury(self._store, stream)
+        return True
+
+    @property
+    def unfinished(self) -> int:
+        """Streams whose home is here that are not written to their end."""
+        return len(self._journals)
+
+    def close(self) -> None:
+        if self._pid == os.getpid():
+            self._store.close()
+            self._pid = 0
+
+    def _feed(self, stream: str, owner: str) -> Feed:
+        if (journal := self._journals.get(stream)) is not None and journal.record.owner == owner:
+            return journal
+        if (mirror := self._mirrors.get(stream)) is not None and mirror.record.owner == owner and mirror.followers:
+            return mirror
+        record = self.find(stream, owner)
+        page = self._store.read(stream)
+        if page is None:
+            raise NotFound("no such stream; it was kept for its time")
+        if page.ended:
+            return Feed(record, page.last, ended=True)
+        if (journal := self._journals.get(stream)) is not None:
+            return journal
+        if record.home == self._mailbox:  # and it is not written here any more
+            bury(self._store, stream)
+            return self._feed(stream, owner)
+        mirror = self._mirrors[stream] = Mirror(record, self._store, self._mailbox, page.last)
+        return mirror
+
+    def _mirror(self, mirror: Mirror) -> None:
+        mirror.run()
+        if self._mirrors.get(mirror.record.id) is mirror:
+            del self._mirrors[mirror.record.id]
+
+    def _open(self) -> None:
+        """In this process, which may have been forked from the one that made this."""
+        if self._pid == os.getpid():
+            return
+        with self._opening:
+            if self._pid != os.getpid():
+                self._mailbox = self._store.listen(self._receive)
+                self._journals.clear()
+                self._mirrors.clear()
+                self._pid = os.getpid()
+                _aside(self._write_on)
+                _aside(self._look_on)
+
+    def _changed_one(self, journal: Journal) -> None:
+        with self._lock:
+            self._changed.append(journal)
+        self._anything.set()
+
+    def _write_on(self) -> None:
+        pid = self._pid
+        wrote_at = 0.0
+        while self._pid == pid:
+            self._anything.wait()
+            time.sleep(max(0.0, wrote_at + WRITE_S - time.monotonic()))
+            self._anything.clear()
+            try:
+                self._write()
+            except Exception:
+                log.exception("writing resumable streams failed by a defect of ours")
+            wrote_at = time.monotonic()
+
+    def _write(self) -> None:
+        """What was taken since the last time, of all streams at once; then those who follow get it."""
+        with self._lock:
+            changed, self._changed = self._changed, []
+        given = [(journal, *journal.give(journal.last)) for journal in changed if not journal.broken]
+        entries = []
+        for journal, entry, events in given:
+            if entry.first == 1 and never_began(events):
+                self._forget(journal)
+            else:
+                entries.append(entry)
+        try:
+            refused = self._store.append(entries) if entries else set()
+        except StoreUnavailable as exc:
+            self._break_off([journal for journal, _, _ in given], exc)
+            return
+        except Exception:
+            self._break_off([journal for journal, _, _ in given], Internal("the stream failed inside the service"))
+            raise
+        self._tell([(journal, entry) for journal, entry, _ in given if entry.stream not in refused])
+        for at, (journal, entry, events) in enumerate(given):
+            if entry.stream in refused:
+                self._break_off([journal], StoreUnavailable(self._store.name, "the store does not know the stream"))
+            else:
+                if entry.ended:
+                    self._journals.pop(entry.stream, None)
+                journal.publish(entry.first, events, ended=entry.ended)
+            if at % _TURN == _TURN - 1:
+                time.sleep(0)  # others have their turn
+        for journal in changed:
+            if journal.broken:
+                self._journals.pop(journal.record.id, None)
+
+    def _forget(self, journal: Journal) -> None:
+        """It never began, and is asked for anew."""
+        with contextlib.suppress(StoreUnavailable):
+            self._store.forget(journal.record.id)
+
+    def _break_off(self, journals: list[Journal], error: SluicewayError) -> None:
+        for journal in journals:
+            self._journals.pop(journal.record.id, None)
+            journal.break_off(error)
+
+    def _tell(self, written: list[tuple[Journal, Entry]]) -> None:
+        """Those of other workers who follow it."""
+        parcels: dict[str, list[Entry]] = {}
+        for journal, entry in written:
+            for mailbox in journal.watchers:
+                parcels.setdefault(mailbox, []).append(entry)
+        for mailbox, entries in parcels.items():
+            for mail in _mails(entries):
+                self._send(mailbox, mail)
+
+    def _send(self, mailbox: str, mail: bytes) -> None:
+        """Whom it does not reach asks again, `WATCH_S` later."""
+        with contextlib.suppress(StoreUnavailable):
+            self._store.send(mailbox, mail)
+
+    def _receive(self, mail: bytes) -> None:
+        match unpack(mail):
+            case Watch(stream=stream, sender=sender):
+                journal = self._journals.get(stream)
+                if journal is None:
+                    self._send(sender, pack(Gone(stream)))
+                else:
+                    journal.watch(sender)
+                    if journal.last:
+                        self._send(sender, pack(News([Entry(stream, journal.last, journal.last, "")])))
+            case News(entries=entries):
+                for entry in entries:
+                    if (mirror := self._mirrors.get(entry.stream)) is not None:
+                        mirror.take(entry)
+            case Gone(stream=stream):
+                if (mirror := self._mirrors.get(stream)) is not None:
+                    mirror.gone()
+            case Left(stream=stream, sender=sender):
+                if (journal := self._journals.get(stream)) is not None:
+                    journal.watchers.pop(sender, None)
+            case Stop(stream=stream):
+                if (journal := self._journals.get(stream)) is not None:
+                    journal.stop("stop")
+
+    def _look_on(self) -> None:
+        """Stop what nobody reads."""
+        pid = self._pid
+        every_s = min(0.5, max(0.05, self._grace_s / 4))
+        while self._pid == pid:
+            time.sleep(every_s)
+            for journal in tuple(self._journals.values()):
+                if journal.unread_s() >= self._grace_s:
+                    journal.stop("grace")
+
+
+def _aside(call: Callable[[], None]) -> None:
+    """Beside the request that is being answered, and without its context."""
+    contextvars.Context().run(Task, call)
+
+
+# Streams that are published to between two turns of the others.
+_TURN = 50
+
+
+def _mails(entries: list[Entry]) -> list[bytes]:
+    """`entries` as few mails; of one that fits into none, that it is there."""
+    mails: list[bytes] = []
+    group: list[Entry] = []
+    size = 0
+    for entry in entries:
+        length = 4 * len(entry.data) + 200  # as JSON in JSON, at most
+        if length > MAIL_BYTES:
+            entry, length = msgspec.structs.replace(entry, data=""), 200
+        if size + length > MAIL_BYTES:
+            mails.append(pack(News(group)))
+            group, size = [], 0
+        group.append(entry)
+        size += length
+    return [*mails, pack(News(group))]
