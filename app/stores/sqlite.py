@@ -1,0 +1,575 @@
+"""A room for the workers of one machine: a SQLite file they share, and mailboxes beside it.
+
+SQLite blocks its thread, and under gevent the thread is everybody's: a commit that waits for a disk, or for another
+process's lock, would stop every stream (STACK.md section 6). So there all SQL runs in two real threads, one that
+writes and one that reads, and only the calling greenlet waits. Elsewhere the caller runs it, under a lock.
+
+The trap in it is the GIL. Each step of a statement gives it back and takes it again, and while the event loop computes,
+each taking costs up to `sys.getswitchinterval()`, 5 ms. A call here is therefore one or two statements, whatever it
+carries: many rows go in, and come out, as one JSON text, which SQLite takes apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Empty
+from typing import Any, ClassVar, TypeVar, cast
+
+import gevent
+import msgspec
+from gevent import monkey
+from gevent.hub import Waiter
+
+from ..errors import StoreUnavailable
+from .base import PATIENCE_S, Entry, Page, Record
+from .mailbox import Mailboxes, folder_of
+
+log = logging.getLogger("sluiceway")
+
+T = TypeVar("T")
+
+# Of one stream's data, in characters. A stream that has as much is refused more, as one that has ended.
+STREAM_CHARACTERS = 32_000_000
+PAGE_ENTRIES = 200
+SWEEP_S = 5.0
+SWEEP_ENTRIES = 500  # a transaction: 1-2 ms with the write lock
+SWEEP_STREAMS = 50
+FREE_PAGES = 200  # given back to the file system in one go
+WAL_BYTES = 16 * 2**20
+BUSY_MS = 1500  # below PATIENCE_S
+
+VERSION = 1  # PRAGMA user_version
+APPLICATION = 0x536C7569  # PRAGMA application_id: "Slui"
+
+# A stream's entries lie together, in order: `place` is its serial in the high 32 bits and the entry's first event in
+# the low. `ended` is the number of the terminal event, 0 before it.
+SCHEMA = """
+CREATE TABLE streams (
+    serial INTEGER PRIMARY KEY, id TEXT UNIQUE, owner TEXT NOT NULL, format TEXT NOT NULL, home TEXT NOT NULL,
+    created INTEGER NOT NULL, seed TEXT NOT NULL, body_hash TEXT NOT NULL, key TEXT, chat TEXT,
+    expires REAL NOT NULL, ended INTEGER NOT NULL DEFAULT 0);
+CREATE UNIQUE INDEX streams_key ON streams (owner, key) WHERE key IS NOT NULL;
+CREATE UNIQUE INDEX streams_chat ON streams (owner, chat) WHERE chat IS NOT NULL;
+CREATE INDEX streams_expires ON streams (expires);
+CREATE TABLE entries (place INTEGER PRIMARY KEY, last INTEGER NOT NULL, data TEXT NOT NULL);
+CREATE TABLE probe (one INTEGER PRIMARY KEY, at REAL NOT NULL);
+"""
+
+FIND = "SELECT id, owner, format, home, created, seed, body_hash FROM streams WHERE id = ? AND expires > ?"
+FIND_KEY = """
+SELECT id, owner, format, home, created, seed, body_hash FROM streams WHERE owner = ? AND key = ? AND expires > ?
+"""
+FIND_CHAT = "SELECT id FROM streams WHERE owner = ? AND chat = ? AND expires > ?"
+CREATE = """
+INSERT INTO streams (id, owner, format, home, created, seed, body_hash, key, chat, expires)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+APPEND = """
+INSERT INTO entries SELECT streams.serial << 32 | (new.value ->> 1), new.value ->> 2, new.value ->> 3
+FROM json_each(?) AS new JOIN streams ON streams.id = new.value ->> 0 WHERE streams.ended = 0 AND streams.expires > ?
+"""
+# A writer who was told that the store can't be used, though it had written, writes the same events again.
+TAKE_BACK = """
+DELETE FROM entries WHERE place IN (
+    SELECT entries.place FROM json_each(?) AS new JOIN streams ON streams.id = new.key
+    JOIN entries ON entries.place BETWEEN streams.serial << 32 | new.value AND streams.serial << 32 | 0xffffffff
+    WHERE streams.ended = 0 AND streams.expires > ?)
+"""
+OPEN = """
+SELECT id FROM streams WHERE id IN (SELECT value FROM json_each(?)) AND ended = 0 AND expires > ?
+"""
+END = """
+UPDATE streams SET ended = new.value, expires = ? FROM json_each(?) AS new
+WHERE streams.id = new.key AND ended = 0 AND expires > ?
+"""
+LAST = """
+SELECT serial, (SELECT last FROM entries WHERE place BETWEEN serial << 32 AND serial << 32 | 0xffffffff
+                ORDER BY place DESC LIMIT 1)
+FROM streams WHERE id = ? AND ended = 0 AND expires > ?
+"""
+SWEEP = "DELETE FROM entries WHERE place IN (SELECT place FROM entries WHERE place BETWEEN ? AND ? LIMIT ?)"
+READ = """
+SELECT id, owner, format, home, created, seed, body_hash, ended,
+    (SELECT last FROM entries WHERE place BETWEEN serial << 32 AND serial << 32 | 0xffffffff
+     ORDER BY place DESC LIMIT 1),
+    (SELECT json_group_array(json_array(place & 0xffffffff, last, data)) FROM (
+        SELECT place, last, data FROM entries
+        WHERE place >= ifnull((SELECT max(place) FROM entries
+                               WHERE place BETWEEN serial << 32 AND serial << 32 | :after), serial << 32)
+            AND place <= serial << 32 | 0xffffffff AND last > :after
+        ORDER BY place LIMIT :page))
+FROM streams WHERE id = :id AND expires > :now
+"""
+
+# What a person can do about it, by SQLite's primary result code.
+ADVICE = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: move it away, and a new one is begun",
+    sqlite3.SQLITE_NOTADB: "this file is no database of ours: move it away, and a new one is begun",
+    sqlite3.SQLITE_READONLY: "it may not be written to: see to the rights of the file and of its folder",
+    sqlite3.SQLITE_CANTOPEN: "it can't be opened: see to the rights of the file and of its folder",
+    sqlite3.SQLITE_BUSY: "another process has held its lock for too long",
+}
+
+_new_queue = monkey.get_original("queue", "SimpleQueue")
+_new_lock = monkey.get_original("_thread", "allocate_lock")
+_start_thread = monkey.get_original("_thread", "start_new_thread")
+
+_numbers = msgspec.json.Decoder(list[tuple[int, int, str]])
+
+
+class Unusable(Exception):
+    """The file, or the way to it, as it is; the text says why."""
+
+
+class SQLite:
+    """`sqlite:///path` relative to the working directory, `sqlite:////path` absolute."""
+
+    name: ClassVar[str] = "sqlite"
+
+    def __init__(self, url: str, *, lifetime_s: float, ttl_s: float) -> None:
+        scheme, separator, path = url.partition(":///")
+        if scheme != "sqlite" or not separator or not path:
+            raise ValueError("not the URL of a SQLite file: 'sqlite:///path', with a fourth / for an absolute one")
+        if path.startswith(":memory:"):
+            raise ValueError("a database in memory has nothing to share between workers: name a file")
+        self._path = Path(os.path.abspath(path))
+        self._lifetime_s = lifetime_s
+        self._ttl_s = ttl_s
+        self._writer = Line(self._path, self._sweep)
+        self._reader = Line(self._path)
+        self._mail = Mailboxes(folder_of(self._path))
+        self._written: dict[str, tuple[int, float]] = {}  # stream: characters of ours in it, until when
+        self._sweep_at = 0.0
+
+    def listen(self, receive: Callable[[bytes], None]) -> str:
+        try:
+            return self._mail.listen(receive)
+        except OSError as exc:
+            raise StoreUnavailable(self.name, f"no mailbox: {exc}") from exc
+
+    def send(self, mailbox: str, mail: bytes) -> bool:
+        try:
+            return self._mail.send(mailbox, mail)
+        except OSError as exc:
+            raise StoreUnavailable(self.name, f"no mail to {mailbox}: {exc}") from exc
+
+    def create(self, record: Record, *, key: str | None, chat: str | None) -> Record:
+        def write(db: sqlite3.Connection) -> Record:
+            now = time.time()
+            row = (*msgspec.structs.astuple(record), key, chat, now + self._lifetime_s)
+            if key is None and chat is None:
+                db.execute(CREATE, row)
+                return record
+            with transaction(db):
+                if key is not None:
+                    if found := db.execute(FIND_KEY, (record.owner, key, now)).fetchone():
+                        return Record(**dict(zip(Record.__struct_fields__, found, strict=True)))
+                    db.execute("UPDATE streams SET key = NULL WHERE owner = ? AND key = ?", (record.owner, key))
+                if chat is not None:
+                    db.execute("UPDATE streams SET chat = NULL WHERE owner = ? AND chat = ?", (record.owner, chat))
+                db.execute(CREATE, row)
+            return record
+
+        return self._ask(self._writer, write)
+
+    def append(self, entries: Sequence[Entry]) -> set[str]:
+        refused: set[str] = set()
+        rows: list[tuple[str, int, int, str]] = []
+        begins: dict[str, int] = {}
+        ends: dict[str, int] = {}
+        sizes: dict[str, int] = {}
+        for entry in entries:
+            stream = entry.stream
+            if stream not in begins:
+                begins[stream] = entry.first
+                sizes[stream] = self._written.get(stream, (0, 0.0))[0]
+            sizes[stream] += len(entry.data)
+            if sizes[stream] > STREAM_CHARACTERS or stream in ends:
+                refused.add(stream)
+                continue
+            rows.append((stream, entry.first, entry.last, entry.data))
+            if entry.ended:
+                ends[stream] = entry.last
+        if rows:
+            text = msgspec.json.encode(rows).decode()
+
+            def write(db: sqlite3.Connection) -> set[str]:
+                now = time.time()
+                with transaction(db) if ends else contextlib.nullcontext():
+                    try:
+                        written = db.execute(APPEND, (text, now)).rowcount
+                    except sqlite3.IntegrityError:
+                        if ends:
+                            db.execute(TAKE_BACK, (encoded(begins), now))
+                            written = db.execute(APPEND, (text, now)).rowcount
+                        else:
+                            with transaction(db):
+                                db.execute(TAKE_BACK, (encoded(begins), now))
+                                written = db.execute(APPEND, (text, now)).rowcount
+                    if written == len(rows):
+                        still = None
+                    else:
+                        still = {id for (id,) in db.execute(OPEN, (encoded(list(begins)), now))}
+                    if ends:
+                        db.execute(END, (now + self._ttl_s, encoded(ends), now))
+                return set() if still is None else begins.keys() - still
+
+            refused |= self._ask(self._writer, write)
+        until = time.monotonic() + self._lifetime_s
+        for stream, size in sizes.items():
+            if stream in ends:
+                self._written.pop(stream, None)
+            else:
+                self._written[stream] = (size, until)
+        return refused
+
+    def end(self, stream: str, data: str) -> int:
+        def write(db: sqlite3.Connection) -> int:
+            now = time.time()
+            with transaction(db):
+                found = db.execute(LAST, (stream, now)).fetchone()
+                if found is None:
+                    return 0
+                serial, last = found
+                number = int(last or 0) + 1
+                db.execute("INSERT INTO entries VALUES (?, ?, ?)", (serial << 32 | number, number, data))
+                db.execute(
+                    "UPDATE streams SET ended = ?, expires = ? WHERE serial = ?", (number, now + self._ttl_s, serial)
+                )
+            return number
+
+        return self._ask(self._writer, write)
+
+    def read(self, stream: str, after: int = 0) -> Page | None:
+        after = min(max(after, 0), 0xFFFFFFFF)
+
+        def select(db: sqlite3.Connection) -> Any:
+            return db.execute(READ, {"id": stream, "after": after, "now": time.time(), "page": PAGE_ENTRIES}).fetchone()
+
+        found = self._ask(self._reader, select)
+        if found is None:
+            return None
+        *fields, ended, last, entries = found
+        return Page(
+            record_of(fields),
+            [Entry(stream, first, end, data, end == ended) for first, end, data in _numbers.decode(entries)],
+            last or 0,
+            ended > 0,
+        )
+
+    def find(self, stream: str) -> Record | None:
+        found = self._ask(self._reader, lambda db: db.execute(FIND, (stream, time.time())).fetchone())
+        return record_of(found) if found else None
+
+    def find_chat(self, owner: str, chat: str) -> str | None:
+        found = self._ask(self._reader, lambda db: db.execute(FIND_CHAT, (owner, chat, time.time())).fetchone())
+        return str(found[0]) if found else None
+
+    def forget(self, stream: str) -> None:
+        self._written.pop(stream, None)
+        self._ask(
+            self._writer,
+            lambda db: db.execute(
+                "UPDATE streams SET id = NULL, key = NULL, chat = NULL, expires = 0 WHERE id = ?", (stream,)
+            ),
+        )
+
+    def check(self) -> None:
+        self._ask(self._writer, lambda db: db.execute("INSERT OR REPLACE INTO probe VALUES (1, ?)", (time.time(),)))
+        self._ask(self._reader, lambda db: db.execute("SELECT at FROM probe").fetchone())
+
+    def close(self) -> None:
+        self._mail.close()
+        self._writer.close()
+        self._reader.close()
+
+    def _ask(self, line: Line, call: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            value = line.run(call)
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise
+        except (sqlite3.Error, OSError, Unusable) as exc:
+            why = f"{self._path}: {reason(exc)}"
+            if line.trouble != why:
+                line.trouble = why
+                log.error("the store can't be used: %s", why)
+            raise StoreUnavailable(self.name, why) from exc
+        if line.trouble:
+            line.trouble = ""
+            log.warning("the store can be used again: %s", self._path)
+        return value
+
+    def _sweep(self, db: sqlite3.Connection) -> None:
+        """Remove what has expired, a little at a time: nobody waits long for the lock."""
+        if time.monotonic() < self._sweep_at:
+            return
+        self._sweep_at = time.monotonic() + SWEEP_S
+        now = time.time()
+        if db.execute("SELECT 1 FROM streams WHERE expires <= ? LIMIT 1", (now,)).fetchone() is None:
+            return
+        with transaction(db):
+            left = SWEEP_ENTRIES
+            for (serial,) in db.execute(
+                "SELECT serial FROM streams WHERE expires <= ? LIMIT ?", (now, SWEEP_STREAMS)
+            ).fetchall():
+                left -= db.execute(SWEEP, (serial << 32, serial << 32 | 0xFFFFFFFF, left)).rowcount
+                if left <= 0:
+                    break
+                db.execute("DELETE FROM streams WHERE serial = ?", (serial,))
+            else:
+                return
+        self._sweep_at = 0.0
+
+
+def record_of(fields: Sequence[Any]) -> Record:
+    return Record(**dict(zip(Record.__struct_fields__, fields, strict=True)))
+
+
+def encoded(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Any:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def reason(exc: Exception) -> str:
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+    return f"{ADVICE[code]} ({exc})" if code in ADVICE else str(exc)
+
+
+class _Job:
+    __slots__ = ("abandoned", "call", "deadline", "error", "loop", "value", "waiter")
+
+    def __init__(self, call: Callable[[sqlite3.Connection], Any], deadline: float) -> None:
+        self.call = call
+        self.deadline = deadline
+        self.abandoned = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.waiter = Waiter()
+        self.loop = gevent.get_hub().loop
+
+
+class Line:
+    """A connection, and who runs its calls one at a time: a real thread under gevent, the callers without it.
+
+    `after` runs behind each call.
+    """
+
+    def __init__(self, path: Path, after: Callable[[sqlite3.Connection], None] | None = None) -> None:
+        self.trouble = ""  # what was logged last, and still holds
+        self._path = path
+        self._after = after
+        self._lock = _new_lock()  # held by who uses the connection
+        self._jobs: Any = None
+        self._db: sqlite3.Connection | None = None
+        self._file: tuple[int, int] = (0, 0)
+        self._looked_at = 0.0
+        self._busy_ms = 0
+        _LINES.add(self)
+
+    def run(self, call: Callable[[sqlite3.Connection], T]) -> T:
+        deadline = time.monotonic() + PATIENCE_S
+        if not monkey.is_module_patched("threading"):
+            if not self._lock.acquire(timeout=PATIENCE_S):
+                raise Unusable(f"no answer within {PATIENCE_S:g} s")
+            try:
+                value = self._do(call, deadline)
+                self._tidy()
+                return value
+            finally:
+                self._lock.release()
+        job = _Job(call, deadline)
+        if self._jobs is None:
+            self._jobs = _new_queue()
+            _start_thread(self._serve, (self._jobs,))
+        self._jobs.put(job)
+        answered = None
+        try:
+            with gevent.Timeout(PATIENCE_S, False):
+                answered = job.waiter.get()
+        finally:
+            job.abandoned = answered is None
+        if job.abandoned:
+            raise Unusable(f"no answer within {PATIENCE_S:g} s")
+        if job.error is not None:
+            try:
+                raise job.error
+            finally:
+                job.error = None
+        return cast(T, job.value)
+
+    def close(self) -> None:
+        jobs, self._jobs = self._jobs, None
+        if jobs is not None:
+            jobs.put(None)  # the thread closes its connection behind what it has still to do
+        elif self._lock.acquire(timeout=PATIENCE_S):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
+
+    def _serve(self, jobs: Any) -> None:
+        while True:
+            try:
+                job = jobs.get(timeout=SWEEP_S)
+            except Empty:
+                with self._lock:
+                    self._tidy()
+                continue
+            with self._lock:
+                if job is None:
+                    self._drop()
+                    return
+                if job.abandoned or time.monotonic() > job.deadline:
+                    continue
+                try:
+                    job.value = self._do(job.call, job.deadline)
+                except BaseException as exc:
+                    job.error = exc
+                with contextlib.suppress(Exception):  # its event loop is gone
+                    job.loop.run_callback_threadsafe(job.waiter.switch, True)
+                del job
+                self._tidy()
+
+    def _do(self, call: Callable[[sqlite3.Connection], T], deadline: float) -> T:
+        db = self._connection(deadline)
+        try:
+            return call(db)
+        except sqlite3.Error as exc:
+            self._after_error(exc)
+            raise
+
+    def _tidy(self) -> None:
+        if self._after is not None and self._db is not None:
+            try:
+                self._after(self._db)
+            except sqlite3.Error as exc:
+                self._after_error(exc)
+
+    def _after_error(self, exc: sqlite3.Error) -> None:
+        code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+        if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT):
+            self._drop()
+
+    def _connection(self, deadline: float) -> sqlite3.Connection:
+        """Open, of the file that is there now."""
+        now = time.monotonic()
+        if self._db is not None and now - self._looked_at > 1:
+            self._looked_at = now
+            try:
+                found = os.stat(self._path)
+                same = (found.st_dev, found.st_ino) == self._file
+            except OSError:
+                same = False
+            if not same:
+                self._drop()
+        busy_ms = max(1, min(BUSY_MS, int((deadline - now) * 1000) - 100))
+        if self._db is None:
+            self._db = connect(self._path, busy_ms)
+            found = os.stat(self._path)
+            self._file = (found.st_dev, found.st_ino)
+            self._looked_at = now
+            self._busy_ms = busy_ms
+        elif busy_ms != self._busy_ms:
+            self._db.execute(f"PRAGMA busy_timeout = {busy_ms}")
+            self._busy_ms = busy_ms
+        return self._db
+
+    def _drop(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                db.close()
+
+    def before_fork(self) -> None:
+        """A child must not have a connection of its parent's, not even to leave it alone: locks are the process's, and
+        SQLite's record of them is copied. https://www.sqlite.org/howtocorrupt.html, 2.6"""
+        if self._lock.acquire(timeout=PATIENCE_S + 1):
+            self._drop()
+
+    def after_fork_in_parent(self) -> None:
+        if self._lock.locked():
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        self._lock = _new_lock()
+        self._jobs = None
+
+
+_LINES: weakref.WeakSet[Line] = weakref.WeakSet()
+
+
+def _each(what: Callable[[Line], None]) -> Callable[[], None]:
+    def call() -> None:
+        for line in list(_LINES):
+            what(line)
+
+    return call
+
+
+os.register_at_fork(
+    before=_each(Line.before_fork),
+    after_in_parent=_each(Line.after_fork_in_parent),
+    after_in_child=_each(Line.after_fork_in_child),
+)
+
+
+def connect(path: Path, busy_ms: int) -> sqlite3.Connection:
+    """Raises `OSError`, `sqlite3.Error`, `Unusable`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        # What people asked and were answered is in it. Never open an existing one here: closing it would give up every
+        # lock that SQLite has on it in this process.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    db = sqlite3.connect(path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False)
+    try:
+        prepare(db, time.monotonic() + busy_ms / 1000)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def prepare(db: sqlite3.Connection, deadline: float) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version != VERSION:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        while True:
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as exc:  # two at once: busy, whatever the timeout
+                if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        with transaction(db):
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                if db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                    raise Unusable("it holds tables of another program: name another file")
+                for statement in SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA application_id = {APPLICATION}")
+                db.execute(f"PRAGMA user_version = {VERSION}")
+            elif version != VERSION:
+                raise Unusable(f"it is of a newer version of this program ({version}, known: {VERSION}): move it away")
+    db.execute("PRAGMA synchronous = NORMAL")
+    db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
