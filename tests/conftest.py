@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import requests
 
 from app.testing import FakeProvider
@@ -157,3 +159,95 @@ def impatient_server(
     file = tmp_path_factory.mktemp("impatient") / "sluiceway.toml"
     file.write_text(silences_end("openai", "anthropic"))
     return start_service({**fake_provider_server.env, "SLUICEWAY_CONFIG": str(file)})
+
+
+class RedisServer:
+    """A real redis-server that keeps nothing: what it knew is lost when it stops. It comes back on the same port."""
+
+    def __init__(self, binary: str, directory: Path) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._binary = binary
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *args: str) -> None:
+        """Nothing to do where it runs. `args`: further settings, as `--maxmemory 1mb`."""
+        if self._process is not None:
+            return
+        listening = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
+        keeping_nothing = ["--save", "", "--appendonly", "no"]
+        with (self._directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._binary, *listening, *keeping_nothing, *args], stdout=log, stderr=subprocess.STDOUT
+            )
+        eventually(self._answers, what="the Redis server's first answer")
+
+    def _answers(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            pytest.fail(f"redis-server did not start:\n{(self._directory / 'log').read_text('utf-8', 'replace')}")
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.AuthenticationError:
+            return True
+        except redis.RedisError:
+            return False
+
+    def stop(self, how: int = signal.SIGKILL) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(how)
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """It takes connections, and does not answer: what a machine that is stuck looks like."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url, socket_timeout=5, retry=None)
+
+
+@pytest.fixture(scope="session")
+def start_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RedisServer]]:
+    """`start_redis(*settings) -> RedisServer`, one of its own; stopped at the end of the session at the latest."""
+    binary = shutil.which("redis-server")
+    started: list[RedisServer] = []
+
+    def start(*args: str) -> RedisServer:
+        if binary is None:
+            pytest.skip("redis-server is not installed")
+        server = RedisServer(binary, tmp_path_factory.mktemp("redis"))
+        started.append(server)
+        server.start(*args)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(start_redis: Callable[..., RedisServer]) -> RedisServer:
+    return start_redis()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """Of a server that runs and is empty."""
+    redis_server.resume()
+    redis_server.start()
+    with redis_server.client() as client:
+        client.flushall()
+    return redis_server.url
