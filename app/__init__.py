@@ -13,18 +13,21 @@ An answer's way through the house:
     formats/      how it is written    events                 -> bytes in the client's own wire format
     response/     how it is sent       bytes -> client, heartbeats; its departure -> the answer's end
 
+A resumable answer goes by way of `journals/`, which reads it whoever follows, and of a store in `stores/`.
+
 `flow.py` spells this way in one function; `web/` opens the doors to it. A file imports only from a lower floor, and
 rooms on one floor do not import each other (tests/test_house.py holds it):
 
-    9  __init__.py                       create_app, the Sluiceway extension, this map
-    8  web/                              the doors: one blueprint a file; the page
-    7  flow.py                           the whole way
+    10  __init__.py                      create_app, the Sluiceway extension, this map
+    9  web/                              the doors: one blueprint a file; the page
+    8  flow.py                           the whole way
+    7  journals/                         answers that are kept for a while, and followed from any worker
     6  answers.py                        one answer from beginning to end, by as many tries as it takes
     5  tries.py                          which target is asked next, and when
     4  house.py, attempts.py, books.py, outcomes.py, response/
                                          what all requests share; one try at an answer; its books; what became of it,
                                          logged and counted; the WSGI body
-    3  providers/, formats/              many of a kind, one file each; `__init__` the registry, `base.py` the contract
+    3  providers/, formats/, stores/     many of a kind, one file each; `__init__` the registry, `base.py` the contract
     2  targets.py, admission.py, breakers.py, retrying.py, recovery.py, transport/, local_model.py
                                          a name's provider and model; a worker's open streams; targets that are left
                                          alone; what follows a failed try; an answer that broke off, joined to the one

@@ -77,12 +77,13 @@ class Service:
         self._log_file = log_file
         keys = ("OPENAI_", "ANTHROPIC_", "SLUICEWAY_", "GUNICORN_", "WEB_CONCURRENCY")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(keys)}
+        own_store = {"SLUICEWAY_STORE__URL": f"sqlite:///{log_file.with_suffix('.db')}"}
         with log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 # The command itself: with -m, a master that USR2 starts would find gunicorn's `http` before Python's.
                 [Path(sys.executable).with_name("gunicorn"), app, "--bind", f"127.0.0.1:{self.port}", *args],
                 cwd=ROOT,
-                env={**clean, **ONE_TRY, "PYTHONUNBUFFERED": "1", **env},
+                env={**clean, **ONE_TRY, **own_store, "PYTHONUNBUFFERED": "1", **env},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

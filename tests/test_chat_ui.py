@@ -85,7 +85,15 @@ CLOCK = ToolCall("A", "clock", '{"zone":"UTC"}')
 class TestUIMessages:
     def test_the_least(self) -> None:
         body = {"id": "c1", "messages": [user("Hi")], "trigger": "submit-message"}
-        assert parsed("ai_sdk", body) == ChatRequest(dialect="native", body=body, messages=(ASKED,))
+        wanted = ChatRequest(dialect="native", body=body, messages=(ASKED,), resumable=True, chat="c1")
+        assert parsed("ai_sdk", body) == wanted
+
+    def test_resumable_is_what_has_an_id_to_ask_by_or_says_so(self) -> None:
+        said = {"messages": [user("Hi")]}
+        assert not parsed("ai_sdk", said).resumable
+        assert parsed("ai_sdk", {**said, "resumable": True}).resumable
+        assert not parsed("ai_sdk", {**said, "id": "c1", "resumable": False}).resumable
+        assert not parsed("ai_sdk", {**said, "id": 7}).resumable
 
     @pytest.mark.parametrize(
         "body",
@@ -336,7 +344,6 @@ class TestUIMessages:
             ({"prompt": "a", "temperature": 3}, "temperature"),
             ({"prompt": "a", "top_p": 0}, "top_p"),
             ({"prompt": "a", "stop": [5]}, "stop[0]"),
-            ({"prompt": "a", "resumable": True}, "resumable"),
             ({"prompt": "a", "resumable": "no"}, "resumable"),
             ({"prompt": "a", "shape": "sentence"}, "shape"),
             ({"prompt": "a", "response_format": {"type": "json_object"}}, "response_format"),

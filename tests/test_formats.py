@@ -348,7 +348,7 @@ class TestNativeRequests:
             ({"prompt": "a", "stream": "no"}, "stream", "stream: "),
             ({"prompt": "a", "format": "xml"}, "format", "format: should be 'sse' or 'ndjson'"),
             ({"prompt": "a", "shape": "sentence"}, "shape", "shape: "),
-            ({"prompt": "a", "resumable": True}, "resumable", "resumable: "),
+            ({"prompt": "a", "resumable": True, "stream": False}, "resumable", "resumable: "),
             ({"prompt": "a", "tools": ["clock"]}, "tools", "unknown field 'tools'; known: "),
         ],
     )  # fmt: skip

@@ -111,7 +111,7 @@ def test_the_map_in_the_docstring_is_true() -> None:
     drawn: dict[str, int] = {}
     floor = -1
     for line in (app.__doc__ or "").splitlines():
-        if match := re.match(r"    (\d)  ", line):
+        if match := re.match(r"    (\d+)  ", line):
             floor = int(match[1])
         if floor >= 0 and line.startswith("    "):
             for room in re.findall(r"(?<![`\w])(\w+)(?:\.py|/)(?![\w/])", line):

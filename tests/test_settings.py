@@ -417,9 +417,6 @@ def test_the_default_model_goes_by_the_keys(
 
 def test_keys_without_effect_are_named(load: Load) -> None:
     assert load(PUBLISHED).without_effect == (
-        "store.resume_grace_s",
-        "store.resume_ttl_s",
-        "store.url",
         "tools.enabled",
         "tools.max_steps",
     )
@@ -430,8 +427,8 @@ def test_they_are_warned_about_at_start(caplog: pytest.LogCaptureFixture, monkey
     monkeypatch.setenv("SLUICEWAY_CONFIG", os.devnull)
     monkeypatch.setenv("SLUICEWAY_TOOLS__MAX_STEPS", "5")
     with caplog.at_level(logging.WARNING, "sluiceway"):
-        create_app({"SLUICEWAY_STORE__RESUME_TTL_S": 5}).extensions["sluiceway"].close()
-    assert caplog.messages == ["settings without effect in this version: store.resume_ttl_s, tools.max_steps"]
+        create_app({"SLUICEWAY_TOOLS__ENABLED": []}).extensions["sluiceway"].close()
+    assert caplog.messages == ["settings without effect in this version: tools.enabled, tools.max_steps"]
 
 
 def test_a_key_that_can_not_stand_in_a_header_is_refused_without_being_shown() -> None:

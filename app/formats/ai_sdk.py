@@ -97,6 +97,7 @@ class AISDK(ChatUI):
             raise InvalidRequest(
                 f"give one of messages, message or prompt; found {found}", param=given[-1] if given else "messages"
             )
+        chat = asked.id if isinstance(asked.id, str) and asked.id else None
         said = Conversation()
         if asked.system:
             said.systems.append(asked.system)
@@ -113,8 +114,8 @@ class AISDK(ChatUI):
             messages=said.finish(),
             system="\n\n".join(said.systems) or None,
             tools=_tools(asked.tools),
-            resumable=asked.resumable is not False,
-            chat=asked.id if isinstance(asked.id, str) else None,
+            resumable=chat is not None if asked.resumable is None else asked.resumable,
+            chat=chat,
             **asked.words,
         )
 
