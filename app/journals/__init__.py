@@ -111,7 +111,7 @@ class Journals:
         """Raises `NotFound` also for a stream of another owner."""
         record = self._store.find(stream)
         if record is None or record.owner != owner:
-            raise NotFound("no such stream; streams are kept for a while after their end (store.resume_ttl_s)")
+            raise _unknown()
         return record
 
     def find_chat(self, owner: str, chat: str) -> Record | None:
@@ -165,23 +165,31 @@ class Journals:
             self._pid = 0
 
     def _feed(self, stream: str, owner: str) -> Feed:
-        if (journal := self._journals.get(stream)) is not None and journal.record.owner == owner:
-            return journal
-        if (mirror := self._mirrors.get(stream)) is not None and mirror.record.owner == owner and mirror.followers:
-            return mirror
-        record = self.find(stream, owner)
-        page = self._store.read(stream)
-        if page is None:
-            raise NotFound("no such stream; it was kept for its time")
-        if page.ended:
-            return Feed(record, page.last, ended=True)
+        known = self._known(stream)
+        if known is None:
+            record = self.find(stream, owner)
+            page = self._store.read(stream)
+            if page is None:
+                raise _unknown()
+            if page.ended:
+                return Feed(record, page.last, ended=True)
+            with self._lock:
+                known = self._known(stream)  # by now
+                if known is None and record.home != self._mailbox:
+                    known = self._mirrors[stream] = Mirror(record, self._store, self._mailbox, page.last)
+            if known is None:  # it is not written here any more
+                bury(self._store, stream)
+                return self._feed(stream, owner)
+        if known.record.owner != owner:
+            raise _unknown()
+        return known
+
+    def _known(self, stream: str) -> Feed | None:
+        """What somebody follows here already, or could."""
         if (journal := self._journals.get(stream)) is not None:
             return journal
-        if record.home == self._mailbox:  # and it is not written here any more
-            bury(self._store, stream)
-            return self._feed(stream, owner)
-        mirror = self._mirrors[stream] = Mirror(record, self._store, self._mailbox, page.last)
-        return mirror
+        mirror = self._mirrors.get(stream)
+        return mirror if mirror is not None and mirror.followers else None
 
     def _mirror(self, mirror: Mirror) -> None:
         mirror.run()
@@ -310,6 +318,10 @@ class Journals:
             for journal in tuple(self._journals.values()):
                 if journal.unread_s() >= self._grace_s:
                     journal.stop("grace")
+
+
+def _unknown() -> NotFound:
+    return NotFound("no such stream; one is kept for a while after its end (store.resume_ttl_s)")
 
 
 def _aside(call: Callable[[], None]) -> None:

@@ -77,6 +77,7 @@ class Follower:
         self._deliver: Callable[[Batch], bool] | None = None
         self._delivered_at = 0.0
         self._silent = False
+        self._over = False
         self._error: SluicewayError | None = None
         self._defect: Exception | None = None
         feed.followers.append(self)
@@ -126,9 +127,11 @@ class Follower:
             if self._defect is not None:
                 raise self._defect
             if self._error is not None:
+                self._over = True
                 return Batch([Failed(error=self._error, beside=True)], None, True)
             batch = self._stored() if self._behind else self._next()
             if batch is not None:
+                self._over = batch.ended
                 return batch
             if not self._behind and not self._wake.wait(max(0.0, until - time.monotonic())):
                 return None
@@ -167,7 +170,13 @@ class Follower:
 
     def each(self, deliver: Callable[[Batch], bool], silence_s: float) -> None:
         """As `Answer.each`: what is published is delivered by whoever publishes it."""
-        if self._behind or self._offered or self._error is not None or not monkey.is_module_patched("threading"):
+        if (
+            self._over
+            or self._behind
+            or self._offered
+            or self._error is not None
+            or not monkey.is_module_patched("threading")
+        ):
             return
         self._wake.clear()
         self._delivered_at = time.monotonic()
