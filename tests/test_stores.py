@@ -25,7 +25,7 @@ from app.errors import StoreUnavailable
 from app.stores import MAIL_BYTES, STORES, Entry, Page, Record, Store
 from app.stores.base import PATIENCE_S
 from app.stores.mailbox import folder_of
-from tests.conftest import ROOT, eventually
+from tests.conftest import ROOT, RedisServer, eventually
 
 LONG_S = 60.0
 
@@ -83,8 +83,41 @@ def file_hands(request: pytest.FixtureRequest) -> Iterator[Hands]:
     hands.close()
 
 
+class ServerHands:
+    def __init__(self, url: str, server: RedisServer) -> None:
+        self.url = url
+        self.server = server
+        self.holders: list[threading.Timer] = []
+
+    def hold(self, seconds: float) -> None:
+        self.server.pause()
+        self.holders.append(threading.Timer(seconds, self.server.resume))
+        self.holders[-1].start()
+
+    def take_away(self) -> None:
+        self.server.stop()
+
+    def give_back(self) -> None:
+        self.server.start()
+
+    def close(self) -> None:
+        for holder in self.holders:
+            holder.cancel()
+            holder.join()
+        self.server.resume()
+
+
+def server_hands(request: pytest.FixtureRequest) -> Iterator[Hands]:
+    hands = ServerHands(request.getfixturevalue("redis_url"), request.getfixturevalue("redis_server"))
+    yield hands
+    hands.close()
+
+
 # A store is a row here: name, and what gives its hands.
-STORES_HERE: dict[str, Callable[[pytest.FixtureRequest], Iterator[Hands]]] = {"sqlite": file_hands}
+STORES_HERE: dict[str, Callable[[pytest.FixtureRequest], Iterator[Hands]]] = {
+    "sqlite": file_hands,
+    "redis": server_hands,
+}
 
 
 @pytest.fixture(params=list(STORES_HERE))
