@@ -17,7 +17,7 @@ if "--gevent" in sys.argv:
     sys.argv.remove("--gevent")
 
 import os
-import threading
+import resource
 import time
 from typing import Any
 
@@ -117,8 +117,9 @@ class Worker:
         while time.monotonic() < until:
             pass
 
-    def begin_busy(self, seconds: float) -> None:
-        threading.Thread(target=self.busy, args=(seconds,), daemon=True).start()
+    def limit_files(self, size: int) -> None:
+        """No file may grow beyond it: as near to a full disk as a test comes without a disk of its own."""
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 def main() -> None:

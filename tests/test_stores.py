@@ -13,6 +13,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -544,6 +545,25 @@ def test_a_forgotten_stream_never_was(one: Store, other: Store) -> None:
     assert one.find("before")
 
 
+def test_a_stream_gets_so_long_and_no_longer(one: Store, other: Store) -> None:
+    begin(one, "long")
+    begin(one, "short")
+    million = "[" + " " * 999_998 + "]"
+    written = 0
+    while written < 100:
+        refused = one.append(
+            [Entry("long", written + 1, written + 1, million), Entry("short", written + 1, written + 1, "[]")]
+        )
+        if refused:
+            break
+        written += 1
+    assert refused == {"long"}
+    assert 30 <= written <= 34
+    assert one.append([Entry("long", written + 1, written + 1, "[]")]) == {"long"}  # nothing is left out in its middle
+    assert read(other, "short").last == written + 1
+    assert other.end("long", '["end"]') == written + 1
+
+
 # Trouble
 
 
@@ -862,3 +882,182 @@ def test_a_file_that_was_deleted_is_begun_anew_by_all(here: Store, file: Path, r
 
     eventually(met, what="both on one file")
     second.close()
+
+
+def rows(file: Path, table: str) -> int:
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        count: int = db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+        return count
+
+
+@pytest.mark.parametrize("flags", [[], ["--gevent"]], ids=["threads", "gevent"])
+def test_what_has_expired_is_removed_from_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    url = f"sqlite:///{file}"
+    worker = Process(url, *flags, lifetime_s=1.0)
+    stays = make(url)
+    try:
+        begin(stays, "stays")
+        for number in range(5):
+            stays.append([Entry("stays", number + 1, number + 1, "[]")])
+        for stream in range(20):
+            worker.do("create", record=told(f"s{stream}"))
+            worker.do("append", entries=[(f"s{stream}", n, n, '["text"]') for n in range(1, 101)])
+        assert rows(file, "entries") + rows(file, "fresh") == 2005
+
+        def swept() -> bool:
+            if not flags:  # no thread of its own: it tidies up behind a call
+                worker.do("append", entries=[])
+                worker.do("end", stream="nothing", data="[]")
+            return rows(file, "streams") == 1
+
+        eventually(swept, within_s=20, what="the end of the others")
+        assert rows(file, "entries") + rows(file, "fresh") == 5
+        assert [entry.last for entry in whole(stays, "stays")] == [1, 2, 3, 4, 5]
+    finally:
+        worker.kill()
+        stays.close()
+
+
+def test_the_file_does_not_keep_growing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.stores.sqlite.SWEEP_S", 0.0)
+    store = make(f"sqlite:///{file}", ttl_s=0.001)
+    sizes = []
+    for round in range(30):
+        begin(store, f"s{round}")
+        store.append(
+            [Entry(f"s{round}", number, number, '["' + "x" * 2000 + '"]', number == 500) for number in range(1, 501)]
+        )
+        sizes.append(file.stat().st_size + file.with_name("streams.db-wal").stat().st_size)
+    assert max(sizes[15:]) <= 1.5 * max(sizes[:15])
+    eventually(lambda: store.end("nothing", "[]") == 0 and rows(file, "entries") == 0, what="the end of all")
+    store.close()
+
+
+def test_a_writer_who_was_told_that_it_failed_may_write_again(
+    here: Store, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(here, "s")
+    here.append([Entry("s", 1, 1, "[1]")])
+    ask = here._ask  # type: ignore[attr-defined]
+
+    def written_and_yet(*args: Any) -> None:
+        ask(*args)
+        raise StoreUnavailable("sqlite", "late")
+
+    with monkeypatch.context() as late:
+        late.setattr(here, "_ask", written_and_yet)
+        for entries in ([Entry("s", 2, 3, "[2,3]"), Entry("s", 4, 4, "[4]")], [Entry("s", 2, 4, "[2,3,4]")]):
+            with pytest.raises(StoreUnavailable):
+                here.append(entries)
+    assert here.append([Entry("s", 2, 5, "[2,3,4,5]")]) == set()
+    assert here.append([Entry("s", 6, 6, "[6]")]) == set()
+    assert [entry.data for entry in whole(here, "s")] == ["[1]", "[2,3,4,5]", "[6]"]
+
+
+def test_many_entries_are_in_order_wherever_they_lie(here: Store) -> None:
+    streams = [f"s{number}" for number in range(3)]
+    for stream in streams:
+        begin(here, stream)
+    for number in range(1, 2501):
+        here.append([Entry(stream, number, number, f'["{stream} {number}"]') for stream in streams])
+    for stream in streams:
+        assert [entry.data for entry in whole(here, stream)] == [f'["{stream} {n}"]' for n in range(1, 2501)]
+    for after in (0, 1, 1999, 2000, 2001, 2499, 2500):
+        page = read(here, "s1", after)
+        assert [entry.first for entry in page.entries] == list(range(after + 1, 2501))[:200]
+        assert page.last == 2500
+
+
+def test_a_killed_writer_leaves_whole_entries(file: Path, here: Store) -> None:
+    for round in range(5):
+        writer = Process(f"sqlite:///{file}")
+        stream = f"s{round}"
+        begin(here, stream)
+        writer.tell("append_until_refused", stream=stream)
+        eventually(lambda stream=stream: read(here, stream).last > 20, what="some events")  # type: ignore[misc]
+        writer.kill()
+        last = here.end(stream, '["end"]')
+        assert [entry.first for entry in whole(here, stream)] == list(range(1, last + 1))
+
+
+def test_a_full_disk_is_said_and_passes(file: Path) -> None:
+    worker = Process(f"sqlite:///{file}")
+    try:
+        worker.do("create", record=told("s"))
+        worker.do("limit_files", size=200_000)
+        text = '["' + "x" * 10_000 + '"]'
+        worker.tell("append", entries=[("s", number, number, text) for number in range(1, 101)])
+        assert worker.process.stdout is not None
+        answer = json.loads(worker.process.stdout.readline())
+        assert answer["failed"] == "StoreUnavailable"
+        assert str(file) in answer["why"]
+        worker.do("limit_files", size=-1)
+        assert worker.do("append", entries=[("s", number, number, text) for number in range(1, 101)]) == []
+        assert worker.do("end", stream="s", data="[]") == 101
+    finally:
+        worker.kill()
+
+
+def test_sockets_of_the_dead_are_removed(file: Path, here: Store) -> None:
+    dead = Process(f"sqlite:///{file}")
+    name = dead.do("listen")
+    dead.kill()
+    box = folder_of(file) / name
+    assert box.exists()
+    mine = here.listen(lambda mail: None)
+    assert not box.exists()
+    assert (folder_of(file) / mine).exists()
+    here.close()
+    assert not folder_of(file).exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--gevent"]], ids=["threads", "gevent"])
+def test_a_mailbox_whose_folder_was_deleted_is_opened_anew(file: Path, here: Store, flags: list[str]) -> None:
+    reader = Process(f"sqlite:///{file}", *flags)
+    try:
+        mailbox = reader.do("listen")
+        assert here.send(mailbox, b"1")
+        eventually(lambda: reader.do("received")["mails"] == ["1"], what="the first mail")
+        shutil.rmtree(folder_of(file))
+        eventually(lambda: (folder_of(file) / mailbox).exists(), what="the new socket")
+        assert here.send(mailbox, b"2")
+        eventually(lambda: reader.do("received")["mails"] == ["1", "2"], what="the second mail")
+    finally:
+        reader.kill()
+
+
+def test_a_folder_that_others_can_look_into_gets_no_mailbox(file: Path, here: Store) -> None:
+    folder_of(file).mkdir(parents=True)
+    folder_of(file).chmod(0o755)
+    with pytest.raises(StoreUnavailable):
+        here.listen(lambda mail: None)
+    folder_of(file).rmdir()
+
+
+def test_a_long_path_has_its_mailboxes_in_the_folder_for_temporary_files(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 100) / "streams.db"
+    assert folder_of(deep).parent == Path(tempfile.gettempdir())
+    assert folder_of(Path("/x/streams.db")) == Path("/x/streams.db.mail")
+    one, other = make(f"sqlite:///{deep}"), make(f"sqlite:///{deep}")
+    mails: list[bytes] = []
+    assert other.send(one.listen(mails.append), b"x")
+    eventually(lambda: mails == [b"x"], what="the mail")
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize("flags", [[], ["--gevent"]], ids=["threads", "gevent"])
+def test_a_reader_that_was_busy_for_a_moment_has_all_its_mail(file: Path, here: Store, flags: list[str]) -> None:
+    reader = Process(f"sqlite:///{file}", *flags)
+    try:
+        mailbox = reader.do("listen")
+        reader.tell("busy", seconds=0.3)
+        for number in range(500):  # the kernel keeps ten
+            assert here.send(mailbox, str(number).encode())
+        assert reader.answer() is None
+        eventually(lambda: len(reader.do("received")["mails"]) == 500, what="the mails")
+        assert reader.do("received")["mails"] == [str(number) for number in range(500)]
+    finally:
+        reader.kill()

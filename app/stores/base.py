@@ -81,11 +81,12 @@ class Store(Protocol):
 
     def append(self, entries: Sequence[Entry]) -> set[str]:
         """Write them all at once, entries of many streams, for each stream in order and behind what it has. Gives the
-        streams that could not be written to: they are unknown here, or have ended."""
+        streams that could not be written to: they are unknown here, or have ended, or are as long as a stream may get
+        (some 32 MB; such a one still takes its `end`)."""
 
     def end(self, stream: str, data: str) -> int:
-        """Write a terminal event behind whatever is there, for a stream whose home is gone, and give its number; 0
-        where it has ended already or is unknown. Of several who try, one does."""
+        """Write a terminal event (`data` as of an `Entry`) behind whatever is there, for a stream whose home is gone,
+        and give its number; 0 where it has ended already or is unknown. Of several who try, one does."""
 
     def read(self, stream: str, after: int = 0) -> Page | None:
         """What follows the event `after` (an entry with it in the middle comes whole): at most some hundred entries, so

@@ -44,9 +44,11 @@ STREAM_CHARACTERS = 32_000_000
 PAGE_ENTRIES = 200
 FRESH_ROWS = 2000  # settled in 5 ms with the write lock
 SWEEP_S = 5.0
+MORE_S = 0.05  # where a sweep has left something
 SWEEP_ENTRIES = 500  # a transaction: 1-2 ms with the write lock
 SWEEP_STREAMS = 50
-FREE_PAGES = 200  # given back to the file system in one go
+KEPT_PAGES = 2500  # free ones in the file, to be used again: 10 MB
+FREE_PAGES = 250  # given back to the file system in one go
 WAL_BYTES = 16 * 2**20
 BUSY_MS = 1500  # below PATIENCE_S
 
@@ -163,8 +165,8 @@ class SQLite:
         self._writer = Line(self._path, self._tidy)
         self._reader = Line(self._path)
         self._mail = Mailboxes(folder_of(self._path))
-        self._written: dict[str, tuple[int, float]] = {}  # stream: characters of ours in it, until when
-        self._unsure: set[str] = set()
+        self._own: dict[str, _Own] = {}
+        self._look_through_at = 1000
         self._sweep_at = 0.0
         self._fresh_rows = 0
 
@@ -209,7 +211,7 @@ class SQLite:
             stream = entry.stream
             if stream not in begins:
                 begins[stream] = entry.first
-                sizes[stream] = self._written.get(stream, (0, 0.0))[0]
+                sizes[stream] = own.characters if (own := self._own.get(stream)) else 0
             sizes[stream] += len(entry.data)
             if sizes[stream] > STREAM_CHARACTERS or stream in ends:
                 refused.add(stream)
@@ -221,7 +223,7 @@ class SQLite:
             text = msgspec.json.encode(rows).decode()
 
             # A writer who was told that the store can't be used, when it had written, writes the same events again.
-            again = {stream: first for stream, first in begins.items() if stream in self._unsure}
+            again = {stream: first for stream, first in begins.items() if (own := self._own.get(stream)) and own.unsure}
 
             def write(db: sqlite3.Connection) -> set[str]:
                 now = time.time()
@@ -241,17 +243,26 @@ class SQLite:
 
             try:
                 refused |= self._ask(self._writer, write)
-            except StoreUnavailable:
-                self._unsure |= begins.keys()
+            except BaseException:
+                for stream in begins:
+                    self._own_stream(stream).unsure = True
                 raise
-            self._unsure -= begins.keys()
-        until = time.monotonic() + self._lifetime_s
         for stream, size in sizes.items():
-            if stream in ends:
-                self._written.pop(stream, None)
+            if stream in ends or (stream in refused and size <= STREAM_CHARACTERS):
+                self._own.pop(stream, None)
             else:
-                self._written[stream] = (size, until)
+                own = self._own_stream(stream)
+                own.characters, own.unsure = size, False
         return refused
+
+    def _own_stream(self, stream: str) -> _Own:
+        if (own := self._own.get(stream)) is None:
+            now = time.monotonic()
+            if len(self._own) >= self._look_through_at:  # not all of them are ended by who began them
+                self._own = {name: own for name, own in self._own.items() if own.until > now}
+                self._look_through_at = max(1000, 2 * len(self._own))
+            own = self._own[stream] = _Own(now + self._lifetime_s)
+        return own
 
     def end(self, stream: str, data: str) -> int:
         def write(db: sqlite3.Connection) -> int:
@@ -297,7 +308,7 @@ class SQLite:
         return str(found[0]) if found else None
 
     def forget(self, stream: str) -> None:
-        self._written.pop(stream, None)
+        self._own.pop(stream, None)
         self._ask(
             self._writer,
             lambda db: db.execute(
@@ -330,34 +341,46 @@ class SQLite:
             log.warning("the store can be used again: %s", self._path)
         return value
 
-    def _tidy(self, db: sqlite3.Connection) -> None:
+    def _tidy(self, db: sqlite3.Connection) -> float:
+        """What is done between calls, a little at a time. Gives the seconds until there is something again."""
         if self._fresh_rows >= FRESH_ROWS:
             self._fresh_rows = 0
             with transaction(db):
                 settle(db)
-        self._sweep(db)
+        now = time.monotonic()
+        if now >= self._sweep_at:
+            self._sweep_at = now + (MORE_S if self._sweep(db) else SWEEP_S)
+        return self._sweep_at - now
 
-    def _sweep(self, db: sqlite3.Connection) -> None:
-        """Remove what has expired, a little at a time: nobody waits long for the lock."""
-        if time.monotonic() < self._sweep_at:
-            return
-        self._sweep_at = time.monotonic() + SWEEP_S
+    def _sweep(self, db: sqlite3.Connection) -> bool:
+        """Remove some of what has expired; whether there may be more."""
         now = time.time()
-        if db.execute("SELECT 1 FROM streams WHERE expires <= ? LIMIT 1", (now,)).fetchone() is None:
-            return
+        expired = db.execute("SELECT serial FROM streams WHERE expires <= ? LIMIT ?", (now, SWEEP_STREAMS)).fetchall()
+        if not expired:
+            free: int = db.execute("PRAGMA freelist_count").fetchone()[0]
+            if free > KEPT_PAGES:
+                db.execute(f"PRAGMA incremental_vacuum({FREE_PAGES})").fetchall()
+            return free > KEPT_PAGES
         with transaction(db):
             settle(db)
             left = SWEEP_ENTRIES
-            for (serial,) in db.execute(
-                "SELECT serial FROM streams WHERE expires <= ? LIMIT ?", (now, SWEEP_STREAMS)
-            ).fetchall():
+            for (serial,) in expired:
                 left -= db.execute(SWEEP, (serial << 32, serial << 32 | 0xFFFFFFFF, left)).rowcount
                 if left <= 0:
                     break
-                db.execute("DELETE FROM streams WHERE serial = ?", (serial,))
-            else:
-                return
-        self._sweep_at = 0.0
+                db.execute("DELETE FROM streams WHERE serial = ? AND expires <= ?", (serial, now))
+        return True
+
+
+class _Own:
+    """A stream that this process writes. `unsure`: it was told that a write failed, and it may not have."""
+
+    __slots__ = ("characters", "unsure", "until")
+
+    def __init__(self, until: float) -> None:
+        self.characters = 0
+        self.unsure = False
+        self.until = until
 
 
 def record_of(fields: Sequence[Any]) -> Record:
@@ -406,10 +429,10 @@ class _Job:
 class Line:
     """A connection, and who runs its calls one at a time: a real thread under gevent, the callers without it.
 
-    `after` runs behind each call.
+    `after` runs behind each call, and in an idle thread again after the seconds it gave.
     """
 
-    def __init__(self, path: Path, after: Callable[[sqlite3.Connection], None] | None = None) -> None:
+    def __init__(self, path: Path, after: Callable[[sqlite3.Connection], float] | None = None) -> None:
         self.trouble = ""  # what was logged last, and still holds
         self._path = path
         self._after = after
@@ -419,6 +442,7 @@ class Line:
         self._file: tuple[int, int] = (0, 0)
         self._looked_at = 0.0
         self._busy_ms = 0
+        self._held_for_fork = False
         _LINES.add(self)
 
     def run(self, call: Callable[[sqlite3.Connection], T]) -> T:
@@ -463,12 +487,13 @@ class Line:
                 self._lock.release()
 
     def _serve(self, jobs: Any) -> None:
+        idle_s: float | None = None
         while True:
             try:
-                job = jobs.get(timeout=SWEEP_S)
+                job = jobs.get(timeout=idle_s)
             except Empty:
                 with self._lock:
-                    self._tidy()
+                    idle_s = self._tidy()
                 continue
             with self._lock:
                 if job is None:
@@ -483,7 +508,7 @@ class Line:
                 with contextlib.suppress(Exception):  # its event loop is gone
                     job.loop.run_callback_threadsafe(job.waiter.switch, True)
                 del job
-                self._tidy()
+                idle_s = self._tidy()
 
     def _do(self, call: Callable[[sqlite3.Connection], T], deadline: float) -> T:
         db = self._connection(deadline)
@@ -493,12 +518,14 @@ class Line:
             self._after_error(exc)
             raise
 
-    def _tidy(self) -> None:
+    def _tidy(self) -> float | None:
         if self._after is not None and self._db is not None:
             try:
-                self._after(self._db)
-            except sqlite3.Error as exc:
+                return max(0.0, self._after(self._db))
+            except sqlite3.Error as exc:  # is said by the next call that meets it
                 self._after_error(exc)
+                return SWEEP_S
+        return None
 
     def _after_error(self, exc: sqlite3.Error) -> None:
         code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
@@ -538,11 +565,12 @@ class Line:
     def before_fork(self) -> None:
         """A child must not have a connection of its parent's, not even to leave it alone: locks are the process's, and
         SQLite's record of them is copied. https://www.sqlite.org/howtocorrupt.html, 2.6"""
-        if self._lock.acquire(timeout=PATIENCE_S + 1):
+        if held := self._lock.acquire(timeout=PATIENCE_S + 1):
             self._drop()
+        self._held_for_fork = held
 
     def after_fork_in_parent(self) -> None:
-        if self._lock.locked():
+        if self._held_for_fork:
             self._lock.release()
 
     def after_fork_in_child(self) -> None:
