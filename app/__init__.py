@@ -93,7 +93,10 @@ class Sluiceway:
     def init_app(self, app: Flask) -> None:
         settings = load_settings(app.config)
         self.house = build(settings)
-        self.journals = Journals(self.house)
+        try:
+            self.journals = Journals(self.house)
+        except ValueError as exc:
+            raise SettingsError(f"store.url: {exc}") from None
         app.extensions[EXTENSION] = self
         app.teardown_request(close_dropped)
         for name in self._doors:
