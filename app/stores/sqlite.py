@@ -130,7 +130,7 @@ FROM stream
 # What a person can do about it, by SQLite's primary result code.
 ADVICE = {
     sqlite3.SQLITE_FULL: "the disk is full",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged: move it away, and a new one is begun",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: move it away, with its -wal and -shm, and a new one is begun",
     sqlite3.SQLITE_NOTADB: "this file is no database of ours: move it away, and a new one is begun",
     sqlite3.SQLITE_READONLY: "it may not be written to: see to the rights of the file and of its folder",
     sqlite3.SQLITE_CANTOPEN: "it can't be opened: see to the rights of the file and of its folder",
@@ -183,23 +183,27 @@ class SQLite:
             raise StoreUnavailable(self.name, f"no mail to {mailbox}: {exc}") from exc
 
     def create(self, record: Record, *, key: str | None, chat: str | None) -> Record:
+        left = False  # then nobody would write what is begun here
+
         def write(db: sqlite3.Connection) -> Record:
             now = time.time()
-            row = (*msgspec.structs.astuple(record), key, chat, now + self._lifetime_s)
-            if key is None and chat is None:
-                db.execute(CREATE, row)
-                return record
             with transaction(db):
                 if key is not None:
                     if found := db.execute(FIND_KEY, (record.owner, key, now)).fetchone():
-                        return Record(**dict(zip(Record.__struct_fields__, found, strict=True)))
+                        return record_of(found)
                     db.execute("UPDATE streams SET key = NULL WHERE owner = ? AND key = ?", (record.owner, key))
                 if chat is not None:
                     db.execute("UPDATE streams SET chat = NULL WHERE owner = ? AND chat = ?", (record.owner, chat))
-                db.execute(CREATE, row)
+                db.execute(CREATE, (*msgspec.structs.astuple(record), key, chat, now + self._lifetime_s))
+                if left:
+                    raise Unusable("its caller has left")
             return record
 
-        return self._ask(self._writer, write)
+        try:
+            return self._ask(self._writer, write)
+        except BaseException:
+            left = True
+            raise
 
     def append(self, entries: Sequence[Entry]) -> set[str]:
         refused: set[str] = set()
@@ -332,13 +336,15 @@ class SQLite:
             raise
         except (sqlite3.Error, OSError, Unusable) as exc:
             why = f"{self._path}: {reason(exc)}"
-            if line.trouble != why:
-                line.trouble = why
+            known = why in (self._writer.trouble, self._reader.trouble)
+            line.trouble = why
+            if not known:
                 log.error("the store can't be used: %s", why)
             raise StoreUnavailable(self.name, why) from exc
         if line.trouble:
             line.trouble = ""
-            log.warning("the store can be used again: %s", self._path)
+            if not (self._writer.trouble or self._reader.trouble):
+                log.warning("the store can be used again: %s", self._path)
         return value
 
     def _tidy(self, db: sqlite3.Connection) -> float:
