@@ -385,7 +385,7 @@ def test_the_worker_is_killed(fleet: Callable[..., Pair], kind: str) -> None:
         readers = [pool.submit(read, n) for n in range(50)]
         began.wait()
         killed = time.monotonic()
-        for pid in worker_pids(pair.here.process.pid):
+        for pid in worker_pids(pair.here):
             os.kill(pid, signal.SIGKILL)
         read_by_all = {reader.result() for reader in readers}
     assert max(ended) - killed < 5.0
@@ -407,7 +407,7 @@ def test_the_worker_is_killed(fleet: Callable[..., Pair], kind: str) -> None:
 def test_a_stop_finds_the_worker_killed(fleet: Callable[..., Pair], kind: str) -> None:
     pair = fleet(kind)
     location = begin(pair.here.url, "fake-n5000-i20")
-    for pid in worker_pids(pair.here.process.pid):
+    for pid in worker_pids(pair.here):
         os.kill(pid, signal.SIGKILL)
     assert requests.delete(pair.there.url + location, timeout=20).status_code == 202
     client = SSE()
@@ -442,7 +442,7 @@ def test_the_store_goes_away_and_comes_back(
     """Plain streams do not notice; resumable ones fail clearly, and work again afterwards."""
     pair = fleet("redis")
     url = pair.here.url
-    plain_model, model = "fake-n60-i50", "fake-n5000-i20"
+    plain_model, model = "fake-n60-i50", "fake-n500-i20"
     with ThreadPoolExecutor() as pool:
         plain = [pool.submit(fetch, url, "/v1/streams", {"prompt": "hi", "model": plain_model}) for _ in range(10)]
         resumable = [pool.submit(fetch, url, "/v1/streams", asking(model)) for _ in range(10)]
