@@ -9,9 +9,12 @@ and parser: no second JavaScript engine, no copy of the DOM.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,11 +52,23 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def server(
+    start_service: Callable[..., Service],
+    fake_provider_server: FakeProvider,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Service:
+    """Two workers: who comes back after a reload may meet either."""
+    store = f"sqlite:///{tmp_path_factory.mktemp('store')}/streams.db"
+    return start_service({**fake_provider_server.env, "SLUICEWAY_STORE__URL": store}, "--workers", "2")
+
+
 @pytest.fixture
 def open_page(chromium: Browser, server: Service, fake_provider: FakeProvider) -> Iterator[Callable[..., Page]]:
     """`open_page(model, url=..., **context)`: the page with that model chosen, watched until the test is over."""
     complaints: list[str] = []
     hosts: set[str] = set()
+    own: set[str] = set()
     contexts = []
 
     def open_(model: str = "", url: str | None = None, **options: Any) -> Page:
@@ -64,14 +79,16 @@ def open_page(chromium: Browser, server: Service, fake_provider: FakeProvider) -
         page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
         page.on("console", lambda message: complaints.append(f"console {message.type}: {message.text}"))
         page.on("request", lambda request: hosts.add(re.sub(r"^(\w+://[^/]*|\w+:).*", r"\1", request.url, flags=re.S)))
+        own.add(url or server.url)
         page.goto((url or server.url) + "/" + (f"?model={model}" if model else ""))
         return page
 
     yield open_
     for context in contexts:
         context.close()
-    assert [line for line in complaints if "the server responded with a status of" not in line] == []
-    assert hosts <= {server.url, "data:", "blob:"}
+    expected = ("the server responded with a status of", "Failed to load resource: net::ERR_", "What this tab kept")
+    assert [line for line in complaints if not any(words in line for words in expected)] == []
+    assert hosts <= {server.url, *own, "data:", "blob:"}
 
 
 @pytest.fixture
@@ -289,6 +306,359 @@ def test_a_new_chat_stops_the_answer_of_the_old_one(
     expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
+def test_stop_before_the_first_token_ends_the_stream_at_the_provider(
+    open_page: Callable[..., Page], fake_provider: FakeProvider
+) -> None:
+    page = open_page("openai/fake-n500-i20-f1500")
+    ask(page)
+    fake_provider.wait_for(lambda stats: stats.open_streams == 1)
+    page.get_by_role("button", name="Stop").click()
+    until(page, "stopped")
+    assert fake_provider.stats().open_streams == 1, "stopped on the page, and not known by name yet"
+    fake_provider.wait_for(lambda stats: stats.open_streams == 0 and stats.aborted == 1)
+    expect(page.locator(".notice")).to_contain_text("Stopped.")
+    assert fake_provider.stats().requests == 1
+
+
+# The page is loaded again, or loses its connection
+
+
+def begun(page: Page, model: str, tokens: int) -> None:
+    """Wait for the first so many tokens."""
+    eventually(lambda: words(shown(page))[:tokens] == words(text_after(model, tokens)), what=f"{tokens} tokens")
+
+
+def test_a_reload_goes_on_with_the_same_answer(open_page: Callable[..., Page], fake_provider: FakeProvider) -> None:
+    model = "fake-n200-i20"
+    page = open_page(f"openai/{model}")
+    ask(page, "Once\nmore?")
+    for tokens in (3, 40, 80, 120):
+        begun(page, model, tokens)
+        page.reload()
+        assert words(shown(page))[: tokens - 1] == words(text_after(model, tokens - 1)), "it is there at once"
+        until(page, "answering")
+    until(page, "whole")
+    assert words(shown(page)) == words(answer(model).text)
+    assert page.locator("[data-part=question]").inner_text() == "Once\nmore?"
+    expect(page.locator(".meter")).to_contain_text("200 tokens")
+    assert fake_provider.stats().requests == 1
+    assert fake_provider.stats().completed == 1
+
+
+@pytest.mark.parametrize("by", ["Stop", "New chat"])
+def test_what_goes_on_after_a_reload_can_be_stopped(
+    by: str, open_page: Callable[..., Page], fake_provider: FakeProvider
+) -> None:
+    model = "fake-n1000-i20"
+    page = open_page(f"openai/{model}")
+    ask(page)
+    begun(page, model, 5)
+    page.reload()
+    begun(page, model, 20)
+    page.get_by_role("button", name=by).click()
+    fake_provider.wait_for(lambda stats: stats.open_streams == 0 and stats.aborted == 1)
+    if by == "Stop":
+        until(page, "stopped")
+        expect(page.locator(".notice")).to_contain_text("Stopped.")
+    page.reload()
+    expect(page.locator(".turn")).to_have_count(1 if by == "Stop" else 0)
+    if by == "Stop":
+        expect(page.locator(".notice")).to_contain_text("Stopped.")
+        expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    assert fake_provider.stats().requests == 1
+
+
+def test_a_reload_before_the_first_token_goes_on_waiting_for_it(
+    open_page: Callable[..., Page], fake_provider: FakeProvider
+) -> None:
+    model = "fake-n20-f2500"
+    page = open_page(f"openai/{model}")
+    ask(page)
+    fake_provider.wait_for(lambda stats: stats.open_streams == 1)
+    for _ in range(2):
+        page.reload()
+        expect(page.locator(".meter")).to_contain_text("Waiting for the first token")
+    until(page, "whole")
+    assert words(shown(page)) == words(answer(model).text)
+    assert fake_provider.stats().requests == 1
+    ttft_ms = int(re.search(r"first token (\d+) ms", page.locator(".meter").inner_text())[1])  # type: ignore[index]
+    assert ttft_ms >= 2500, "counted from the question, not from the reload"
+
+
+def test_stop_after_a_reload_before_the_first_token(
+    open_page: Callable[..., Page], fake_provider: FakeProvider
+) -> None:
+    page = open_page("openai/fake-n500-i20-f2000")
+    ask(page)
+    fake_provider.wait_for(lambda stats: stats.open_streams == 1)
+    page.reload()
+    page.get_by_role("button", name="Stop").click()
+    until(page, "stopped")
+    fake_provider.wait_for(lambda stats: stats.open_streams == 0 and stats.aborted == 1)
+    assert fake_provider.stats().requests == 1
+
+
+def test_a_reload_shows_the_whole_conversation_and_asks_nothing(
+    open_page: Callable[..., Page], fake_provider: FakeProvider
+) -> None:
+    page = open_page("openai/fake-echo")
+    ask(page, "one **bold**")
+    until(page, "whole")
+    page.get_by_label("Model", exact=True).select_option("Other…")
+    page.keyboard.type("openai/fake-md-n20-think4-len")
+    page.keyboard.press("Enter")
+    ask(page, "two")
+    expect(page.locator(".turn")).to_have_count(2)
+    until(page, "whole")
+    look = "[...document.querySelectorAll('.turn')].map((turn) => turn.outerHTML)"
+    before = page.evaluate(look)
+    page.evaluate("document.querySelector('[role=status]').textContent = ''")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.reload()
+    expect(page.locator(".turn")).to_have_count(2)
+    assert page.evaluate(look) == before
+    expect(page.get_by_role("status")).to_have_text("")
+    expect(page.locator(".turn").last.locator(".notice")).to_contain_text("Cut at the token limit.")
+    assert page.evaluate("document.body.className") == ""
+    page.wait_for_load_state("networkidle")
+    assert not [url for url in asked if "/v1/streams" in url]
+    assert fake_provider.stats().requests == 2
+    ask(page, "three")
+    expect(page.locator(".turn")).to_have_count(3)
+    until(page, "whole")
+    sent = fake_provider.requests[-1].body["messages"]
+    assert [message["content"] for message in sent[::2]] == ["one **bold**", "two", "three"]
+    assert sent[1]["content"] == "one **bold**"
+    assert sent[3]["content"] == answer("fake-md-n20-think4-len").text
+
+    tab = page.context.new_page()
+    tab.goto(page.url)
+    expect(tab.locator("#welcome")).to_be_visible()
+    expect(tab.locator(".turn")).to_have_count(0)
+
+
+def test_tools_and_a_recovery_are_there_after_a_reload(page: Page) -> None:
+    events = [
+        START,
+        {"type": "reasoning", "text": "Well, "},
+        {"type": "reasoning", "text": "well."},
+        {"type": "tool_call_start", "call_id": "c", "name": "clock"},
+        {"type": "tool_call", "call_id": "c", "name": "clock", "arguments": {"zone": "UTC"}},
+        {"type": "tool_result", "call_id": "c", "name": "clock", "result": "12:00"},
+        {"type": "text", "text": "🌊 It is"},
+        {"type": "text", "text": " no"},
+        {"type": "recovered", "from": "openai/m", "to": "anthropic/n", "kept_chars": 7},
+        {"type": "text", "text": " noon."},
+        FINISH,
+    ]
+    answering(page, native(*events) + "data: [DONE]\n\n")
+    ask(page)
+    until(page, "whole")
+    look = "document.querySelector('.turn').outerHTML"
+    before = page.evaluate(look)
+    page.reload()
+    until(page, "whole")
+    assert shown(page) == "🌊 It is noon."
+    assert page.evaluate(look) == before
+
+
+class Line:
+    """A TCP connection's way to `port`, which can be cut, and be there again."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._sockets: list[socket.socket] = []
+        self._whole = True
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, call: Callable[..., None], *args: socket.socket) -> None:
+        thread = threading.Thread(target=call, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def cut(self) -> None:
+        with self._lock:
+            self._whole = False
+            for each in self._sockets:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._whole = True
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for each in (*self._sockets, self._listener):
+            each.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                with self._lock:
+                    if not self._whole:
+                        near.close()
+                        continue
+                    far = socket.create_connection(("127.0.0.1", self._port))
+                    self._sockets += [near, far]
+                for pair in ((near, far), (far, near)):
+                    self._start(self._carry, *pair)
+
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def line(server: Service) -> Iterator[Line]:
+    made = Line(server.port)
+    yield made
+    made.close()
+
+
+def test_a_lost_connection_is_made_again(
+    line: Line, open_page: Callable[..., Page], fake_provider: FakeProvider
+) -> None:
+    model = "fake-n200-i20"
+    page = open_page(f"openai/{model}", url=line.url)
+    ask(page)
+    for tokens in (5, 60):
+        begun(page, model, tokens)
+        line.cut()
+        until(page, "reconnecting")
+        expect(page.get_by_role("status")).to_have_text("The connection was lost; reconnecting")
+        line.mend()
+        until(page, "answering")
+    until(page, "whole")
+    assert words(shown(page)) == words(answer(model).text)
+    assert fake_provider.stats().requests == 1
+
+
+def test_a_connection_lost_before_the_first_token_is_made_again(
+    line: Line, open_page: Callable[..., Page], fake_provider: FakeProvider
+) -> None:
+    model = "fake-n20-f4000"
+    page = open_page(f"openai/{model}", url=line.url)
+    ask(page)
+    fake_provider.wait_for(lambda stats: stats.open_streams == 1)
+    eventually(lambda: float(page.locator("[data-part=elapsed]").inner_text().split()[0]) >= 1.5, what="some waiting")
+    line.cut()
+    until(page, "reconnecting")
+    line.mend()
+    until(page, "whole")
+    assert words(shown(page)) == words(answer(model).text)
+    assert fake_provider.stats().requests == 1
+
+
+def test_a_connection_that_stays_lost_is_told_and_trying_again_stops_what_runs(
+    line: Line, open_page: Callable[..., Page], fake_provider: FakeProvider
+) -> None:
+    model = "fake-n2000-i20"
+    page = open_page(f"openai/{model}", url=line.url)
+    ask(page)
+    begun(page, model, 5)
+    line.cut()
+    expect(page.locator(".turn")).to_have_attribute("data-state", "broken", timeout=25_000)
+    notice = page.locator(".notice")
+    expect(notice).to_contain_text("The answer is incomplete. The server cannot be reached.")
+    assert words(shown(page))[:5] == words(text_after(model, 5))
+    line.mend()
+    page.get_by_role("button", name="Try again").click()
+    fake_provider.wait_for(lambda stats: stats.aborted == 1 and stats.open_streams == 1)
+    page.get_by_role("button", name="New chat").click()
+    fake_provider.wait_for(lambda stats: stats.aborted == 2 and stats.open_streams == 0)
+
+
+def test_an_answer_that_is_gone_after_a_reload_is_called_incomplete(
+    open_page: Callable[..., Page], fake_provider: FakeProvider
+) -> None:
+    model = "fake-n1000-i20"
+    page = open_page(f"openai/{model}")
+    ask(page)
+    begun(page, model, 5)
+    page.route("**/v1/streams/*", lambda route: route.fulfill(status=404, body="{}"), times=1)
+    page.reload()
+    until(page, "broken")
+    assert words(shown(page))[:5] == words(text_after(model, 5))
+    expect(page.locator(".notice")).to_contain_text("The server no longer keeps the rest of this answer")
+    page.reload()
+    expect(page.locator(".notice")).to_contain_text("the answer is incomplete.")
+    page.get_by_label("Model", exact=True).select_option("Other…")
+    page.keyboard.type("openai/fake-echo")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Try again").click()
+    until(page, "whole")
+    assert shown(page) == "How does a lock work?"
+    stream = fake_provider.requests[0]
+    assert stream.body["model"] == model
+
+
+FORBIDDEN = "Object.defineProperty(window, 'sessionStorage', { get() { throw new DOMException('', 'SecurityError') } })"
+FULL = "Storage.prototype.setItem = () => { throw new DOMException('', 'QuotaExceededError') }"
+
+
+@pytest.mark.parametrize("trouble", [FORBIDDEN, FULL], ids=["forbidden", "full"])
+def test_without_storage_leaving_ends_the_answer(
+    trouble: str, open_page: Callable[..., Page], fake_provider: FakeProvider
+) -> None:
+    model = "fake-n1000-i20"
+    page = open_page()
+    page.add_init_script(trouble)
+    page.goto(f"{page.url}?model=openai/{model}")
+    with page.expect_request("**/v1/streams") as asked:
+        ask(page)
+    assert "resumable" not in asked.value.post_data_json
+    begun(page, model, 5)
+    page.reload()
+    fake_provider.wait_for(lambda stats: stats.aborted == 1 and stats.open_streams == 0)
+    expect(page.locator(".turn")).to_have_count(0)
+    page.goto(page.url.replace(model, "fake-echo"))
+    ask(page, "Still here")
+    until(page, "whole")
+    assert shown(page) == "Still here"
+
+
+@pytest.mark.parametrize("kept", ["{", "7", "{}", "[]", "[{}]", '[{"question": "q", "events": [{}], "meter": 1}]'])
+def test_what_the_tab_keeps_is_not_trusted(kept: str, page: Page) -> None:
+    page.add_init_script(f"sessionStorage.setItem('sluiceway.chat /', {json.dumps(kept)})")
+    page.goto(page.url + "?model=openai/fake-echo")
+    expect(page.locator(".turn")).to_have_count(0)
+    ask(page, "Hello")
+    until(page, "whole")
+    assert shown(page) == "Hello"
+
+
+def test_without_a_store_the_page_works_and_leaving_ends_the_answer(
+    start_service: Callable[..., Service], open_page: Callable[..., Page], fake_provider: FakeProvider
+) -> None:
+    service = start_service({**fake_provider.env, "SLUICEWAY_STORE__URL": "sqlite:////dev/null/streams.db"})
+    model = "fake-n1000-i20"
+    page = open_page(f"openai/{model}", url=service.url)
+    ask(page)
+    begun(page, model, 5)
+    page.reload()
+    until(page, "broken")
+    fake_provider.wait_for(lambda stats: stats.aborted == 1 and stats.open_streams == 0)
+    assert words(shown(page))[:5] == words(text_after(model, 5))
+    expect(page.locator(".notice")).to_contain_text("The page was left before this answer was whole")
+    page.get_by_role("button", name="Try again").click()
+    begun(page, model, 3)
+    page.get_by_role("button", name="Stop").click()
+    until(page, "stopped")
+    fake_provider.wait_for(lambda stats: stats.aborted == 2 and stats.open_streams == 0)
+
+
 # It fails
 
 
@@ -361,7 +731,16 @@ def test_a_server_with_keys_asks_for_one_and_keeps_it_in_this_tab_only(
         ask(page, "Hello")
         until(page, "whole")
         assert shown(page) == "Hello"
-        assert page.evaluate("[sessionStorage.length, localStorage.length, document.cookie]") == [1, 0, ""]
+        names = ["sluiceway.chat /", "sluiceway.key"]
+        assert page.evaluate("[Object.keys(sessionStorage).sort(), localStorage.length, document.cookie]") == [
+            names,
+            0,
+            "",
+        ]
+        assert context.new_page().goto(service.url) is not None
+        other = context.pages[-1]
+        expect(other.get_by_label("This server asks for an API key.")).to_be_focused()
+        expect(other.locator(".turn")).to_have_count(0)
 
 
 # Whoever uses it, and on whatever

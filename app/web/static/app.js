@@ -1,7 +1,8 @@
 // Wires the page: which element does what. The parts know nothing of each other.
 //
-//     prompt -> conversation -> stream -> sse        bytes become events
-//                            -> markdown, meter      events become the page
+//     prompt -> conversation -> answer -> stream -> sse    bytes become events
+//                            -> markdown, meter            events become the page
+//                            -> history                    the page outlives a reload
 
 import { Conversation } from "./conversation.js";
 import { Follower } from "./follow.js";
@@ -146,6 +147,11 @@ async function loadModels() {
   }
 }
 
+// Whoever leaves may come back, and a phone may end a hidden page without another word.
+addEventListener("pagehide", () => conversation.keep());
+document.addEventListener("visibilitychange", () => document.hidden && conversation.keep());
+
 refresh();
+conversation.restore();
 loadModels();
 if (!touch.matches) prompt.focus();

@@ -1,17 +1,26 @@
 // The conversation: its turns, and what the page shows of them.
 //
-// It lives in this page only. Every question is sent with the turns before it that got an answer, a partial one too:
+// It lives in this tab only, which keeps it for a reload (history.js). Every question is sent with the turns before it that got an answer, a partial one too:
 // the reader has seen it. A turn without a word of answer (refused, unreachable) is left out; "Try again" asks it anew.
 //
-// An answer is waiting, thinking, answering, and then one of whole, stopped or broken. Only `finish` makes it whole.
+// An answer is waiting, thinking, answering, reconnecting, and then one of whole, stopped or broken. Only `finish` makes
+// it whole. One that was still coming when the page was left is gone on with by the next page.
 // Screen readers hear these states once each through `announce`; the text itself is not live, or every token would be
 // read out on its own.
 
+import { beginning, canGoOn, nowMs, stopStream, streamAnswer } from "./answer.js";
+import { forget, keep, kept } from "./history.js";
 import { MarkdownView } from "./markdown.js";
 import { Meter } from "./meter.js";
-import { streamAnswer } from "./stream.js";
 
-const RUNNING = { waiting: "Waiting for the first token", thinking: "Thinking", answering: "Answering" };
+const RUNNING = {
+  waiting: "Waiting for the first token",
+  thinking: "Thinking",
+  answering: "Answering",
+  reconnecting: "The connection was lost; reconnecting",
+};
+
+const KEEP_EVERY_MS = 1000; // while an answer comes, for the page that ends without `pagehide`
 
 // What a finish reason means to the reader; `stop` needs no words.
 const ENDINGS = {
@@ -60,9 +69,7 @@ export class Conversation {
   }
 
   ask(question) {
-    const turn = new Turn(this.#template.content.cloneNode(true).firstElementChild, question, this.#hooks);
-    this.#turns.push(turn);
-    this.#root.append(turn.node);
+    const turn = this.#add(question);
     return this.#answer(turn);
   }
 
@@ -77,25 +84,70 @@ export class Conversation {
 
   clear() {
     this.stop();
+    for (const turn of this.#turns) turn.drop();
     this.#run = null;
     this.#turns = [];
     this.#root.replaceChildren();
+    forget();
     this.#hooks.changed();
   }
 
-  async #answer(turn) {
+  /** Has the tab keep it. False: it can't. */
+  keep() {
+    if (this.empty) return false;
+    return keep(this.#turns.map((turn) => turn.kept));
+  }
+
+  /** Shows what the tab has kept, and goes on with the answer that was still coming. */
+  restore() {
+    const turns = kept();
+    if (!turns) return;
+    try {
+      for (const turn of turns) this.#add(turn.question).restore(turn);
+    } catch (error) {
+      console.warn("What this tab kept can't be read, and is forgotten.", error);
+      this.clear();
+      return;
+    }
+    this.#hooks.changed();
+    const turn = this.#turns.at(-1);
+    if (!turn || turn.ended) return;
+    if (canGoOn(turn.place)) {
+      turn.goOn();
+      return this.#listen(turn);
+    }
+    turn.interrupt();
+    this.keep();
+  }
+
+  #add(question) {
+    const turn = new Turn(this.#template.content.cloneNode(true).firstElementChild, question, this.#hooks);
+    this.#turns.push(turn);
+    this.#root.append(turn.node);
+    for (const other of this.#turns) other.last = other === turn;
+    return turn;
+  }
+
+  #answer(turn) {
+    turn.drop();
+    turn.begin(this.#model(), beginning());
+    if (!this.keep()) turn.place.key = ""; // a reload could not go on with it: then leaving should end it
+    return this.#listen(turn);
+  }
+
+  async #listen(turn) {
     const run = { turn, stop: new AbortController() };
     this.#run = run;
-    for (const other of this.#turns) other.last = other === turn;
-    const model = this.#model();
+    const { model, place } = turn;
     const messages = this.#turns.filter((other) => other !== turn && other.answer).flatMap((other) => other.messages);
     messages.push({ role: "user", content: turn.question });
 
-    turn.begin(model);
     this.#hooks.changed();
     const ticking = setInterval(() => turn.tick(), 100);
+    const keeping = setInterval(() => this.keep(), KEEP_EVERY_MS);
     try {
-      for await (const event of streamAnswer({ ...(model && { model }), messages }, run.stop.signal)) turn.take(event);
+      const events = streamAnswer({ ...(model && { model }), messages }, place, run.stop.signal, () => turn.reconnect());
+      for await (const event of events) turn.take(event);
     } catch (error) {
       if (this.#run !== run) return; // the chat was cleared meanwhile
       if (run.stop.signal.aborted) turn.stop();
@@ -103,21 +155,32 @@ export class Conversation {
       if (error.status === 401) this.#hooks.keyWanted();
     } finally {
       clearInterval(ticking);
+      clearInterval(keeping);
       if (this.#run === run) {
         this.#run = null;
+        this.keep();
         this.#hooks.changed();
       }
     }
   }
 }
 
+// What a turn is made of again; its end is kept beside.
+const KEPT = new Set(["start", "text", "reasoning", "tool_call_start", "tool_call", "tool_result", "recovered", "usage"]);
+
 class Turn {
   #parts = {};
   #view;
   #meter;
   #tools;
+  #events; // what was taken, with the text of those in a row in one
   #hooks;
+  #quiet = false;
   #countdown = 0;
+
+  model = ""; // as asked for; "" leaves it to the server
+  place = null; // of answer.js
+  ended = null; // { state, words, code, atMs }
 
   constructor(node, question, hooks) {
     this.node = node;
@@ -143,8 +206,26 @@ class Turn {
     this.node.classList.toggle("last", is);
   }
 
-  begin(model) {
+  /** Plain data, of which `restore` makes the same again. */
+  get kept() {
+    const { question, model, place, ended } = this;
+    return { question, model, place, ended, events: this.#events, meter: this.#meter.kept };
+  }
+
+  restore({ model, place, ended, events, meter }) {
+    this.#quiet = true;
+    this.begin(model, place);
+    for (const event of events) this.take(event);
+    this.#meter = Meter.of(meter);
+    if (ended) this.#end(ended.state, ended.words, ended.code, ended.atMs);
+    this.tick();
+    this.#quiet = false;
+  }
+
+  begin(model, place) {
     clearInterval(this.#countdown);
+    Object.assign(this, { model, place, ended: null });
+    this.#events = [];
     const { text, thoughts, thinking, tools, notice, model: label, copy, again } = this.#parts;
     text.replaceChildren();
     thinking.textContent = "";
@@ -152,23 +233,35 @@ class Turn {
     for (const part of [thoughts, notice, copy, again]) part.hidden = true;
     label.textContent = model;
     this.#view = new MarkdownView(text);
-    this.#meter = new Meter(performance.now());
+    this.#meter = new Meter(nowMs());
     this.#tools = new Map();
     this.#state("waiting");
   }
 
+  /** After `restore`: more of it will come. */
+  goOn() {
+    this.#announce(RUNNING[this.node.dataset.state]);
+  }
+
+  /** Ends what may still be running of it at the server. */
+  drop() {
+    if (this.place) stopStream(this.place);
+  }
+
   take(event) {
+    if (this.node.dataset.state === "reconnecting") this.#state(this.#phase);
+    this.#remember(event);
     switch (event.type) {
       case "start":
         this.#parts.model.textContent = `${event.provider}/${event.model}`;
         break;
       case "text":
-        this.#meter.token(performance.now());
+        this.#meter.token(nowMs());
         this.#state("answering");
         this.#view.push(event.text);
         break;
       case "reasoning":
-        this.#meter.token(performance.now());
+        this.#meter.token(nowMs());
         if (!this.answer) this.#state("thinking");
         this.#parts.thoughts.hidden = false;
         this.#parts.thinking.append(event.text);
@@ -197,8 +290,17 @@ class Turn {
     }
   }
 
+  reconnect() {
+    this.#state("reconnecting");
+  }
+
   stop() {
     this.#end("stopped", "Stopped.");
+  }
+
+  /** The page was left, and nothing is there to go on with. */
+  interrupt() {
+    this.#end("broken", "The page was left before this answer was whole; the answer is incomplete.");
   }
 
   fail(error) {
@@ -207,14 +309,12 @@ class Turn {
     let words = known ? error.message : "This page failed to read the answer. Reload it and try again.";
     if (this.answer && !words.includes("incomplete")) words = `The answer is incomplete. ${words}`;
     if (ADVICE[error.code]) words += ` ${ADVICE[error.code]}`;
-    this.#end("broken", words);
-
-    say(this.#parts.code, [error.code, error.requestId && `request ${error.requestId}`].filter(Boolean).join(" · "));
+    this.#end("broken", words, [error.code, error.requestId && `request ${error.requestId}`].filter(Boolean).join(" · "));
     if (error.retryAfterS) this.#countDown(error.retryAfterS);
   }
 
   tick() {
-    const { ttftMs, tokensPerS, tokens, counted, elapsedS } = this.#meter.at(performance.now());
+    const { ttftMs, tokensPerS, tokens, counted, elapsedS } = this.#meter.at(this.ended?.atMs ?? nowMs());
     const { ttft, rate, tokens: count, elapsed } = this.#parts;
     say(ttft, ttftMs === null ? "" : `first token ${ttftMs < 9999 ? `${ttftMs.toFixed()} ms` : seconds(ttftMs / 1000)}`);
     say(rate, tokensPerS === null ? "" : `${tokensPerS.toFixed(tokensPerS < 100 ? 1 : 0)} tokens/s`);
@@ -226,25 +326,42 @@ class Turn {
     return this.node.dataset.state in RUNNING;
   }
 
+  get #phase() {
+    if (this.answer) return "answering";
+    return this.#parts.thinking.textContent ? "thinking" : "waiting";
+  }
+
+  #announce(text) {
+    if (!this.#quiet) this.#hooks.announce(text);
+  }
+
+  #remember(event) {
+    const before = this.#events.at(-1);
+    if (event.text !== undefined && before?.type === event.type) before.text += event.text;
+    else if (KEPT.has(event.type)) this.#events.push({ ...event });
+  }
+
   #state(state) {
     if (this.node.dataset.state === state) return;
     this.node.dataset.state = state;
     this.#parts.answer.setAttribute("aria-busy", this.#running);
     say(this.#parts.state, RUNNING[state] ?? "");
-    if (this.#running) this.#hooks.announce(RUNNING[state]);
+    if (this.#running) this.#announce(RUNNING[state]);
     this.tick();
   }
 
-  #end(state, words = "") {
+  #end(state, words = "", code = "", atMs = nowMs()) {
+    this.ended = { state, words, code, atMs };
     this.#view.finish();
     this.#state(state);
-    const { notice, words: said, wait, code, copy, again } = this.#parts;
+    const { notice, words: said, wait, code: named, copy, again } = this.#parts;
     said.textContent = words;
-    wait.textContent = code.textContent = "";
+    named.textContent = code;
+    wait.textContent = "";
     notice.hidden = !words;
     copy.hidden = !this.answer;
     again.hidden = state === "whole";
-    this.#hooks.announce(words || "The answer is complete.");
+    this.#announce(words || "The answer is complete.");
   }
 
   #countDown(leftS) {
@@ -261,7 +378,7 @@ class Turn {
     const characters = Array.from(this.answer);
     if (kept < characters.length) this.#view.restart(characters.slice(0, kept).join(""));
     if (to) this.#parts.model.textContent = to;
-    this.#hooks.announce(`${from ?? "The model"} broke off; ${to ?? "another one"} goes on.`);
+    this.#announce(`${from ?? "The model"} broke off; ${to ?? "another one"} goes on.`);
   }
 
   #tool({ call_id: id, name }) {

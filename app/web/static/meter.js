@@ -1,4 +1,4 @@
-// How fast an answer comes. No clock of its own: whoever calls says when (milliseconds, performance.now()).
+// How fast an answer comes. No clock of its own: whoever calls says when (milliseconds).
 //
 // While it runs, a token is a text or reasoning event: exact for servers that send one a token, and the only thing
 // known yet. The rate is counted from the first token on, so that waiting does not dilute it: n tokens have n - 1 gaps.
@@ -13,6 +13,17 @@ export class Meter {
 
   constructor(nowMs) {
     this.#sentMs = nowMs;
+  }
+
+  /** As plain data, of which `Meter.of` makes the same again. */
+  get kept() {
+    return [this.#sentMs, this.#firstMs, this.#lastMs, this.#tokens, this.#counted];
+  }
+
+  static of(kept) {
+    const meter = new Meter();
+    [meter.#sentMs, meter.#firstMs, meter.#lastMs, meter.#tokens, meter.#counted] = kept;
+    return meter;
   }
 
   token(nowMs) {

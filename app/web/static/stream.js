@@ -1,18 +1,21 @@
-// One answer as an async iterator: the fetch, its bytes, our native events, and every way it can go wrong.
+// What the page asks the server, and one event stream of its answers: the bytes of a response, our native events, and
+// every way it can go wrong.
 //
 // The rule: an answer is whole only if it said so. The iterator ends quietly after `finish`, and in no other way.
 // An `error` event, an HTTP status, an unreachable server and a body that just stops all throw `AnswerError`; the
 // trap is the last one, because to fetch a body cut at a frame boundary looks like success.
-// Stopping is the caller's AbortController: then whatever fetch throws passes through unchanged.
 
 import { SSEParser } from "./sse.js";
 
-/** Why there is no (whole) answer. `message` is written for the reader of the page and says what to do next. */
+/**
+ * Why there is no (whole) answer. `message` is written for the reader of the page and says what to do next. `passing`:
+ * the way to the server failed, and not what was asked; the same may work in a moment.
+ */
 export class AnswerError extends Error {
-  constructor(message, { code, status = 0, requestId = "", retryAfterS = null } = {}) {
+  constructor(message, { code, status = 0, requestId = "", retryAfterS = null, passing = false } = {}) {
     super(message);
     this.name = "AnswerError";
-    Object.assign(this, { code, status, requestId, retryAfterS });
+    Object.assign(this, { code, status, requestId, retryAfterS, passing });
   }
 }
 
@@ -43,44 +46,41 @@ export async function listModels() {
 }
 
 /**
- * `POST v1/streams`. Yields `{type, ...}` objects, `finish` last.
+ * The events of a response. Yields `[number, {type, ...}]`, `finish` last; `number` is 0 where an event has none.
  *
- *     for await (const event of streamAnswer({ messages }, signal)) ...
- *
- * @param {{model?: string, messages: {role: string, content: string}[]}} body
- * @param {AbortSignal} signal aborting it closes the connection, and the server closes its own to the provider
+ * @param {Response} response
+ * @param {AbortSignal} signal aborting it closes the connection and throws its reason
  * @throws {AnswerError} also for an `error` event; what was yielded before stands
  */
-export async function* streamAnswer(body, signal) {
-  const response = await request("v1/streams", {
-    method: "POST",
-    headers: { "Content-Type": "application/json", Accept: "text/event-stream" },
-    body: JSON.stringify(body),
-    signal,
-  });
+export async function* eventsOf(response, signal) {
   const requestId = response.headers.get("X-Request-ID") ?? "";
-  const broken = (why, code) => new AnswerError(`${why}; the answer is incomplete.`, { code, requestId });
-  const lost = () => broken("The connection was lost", "connection_lost");
+  const broken = (why, code, passing = false) =>
+    new AnswerError(`${why}; the answer is incomplete.`, { code, requestId, passing });
+  const lost = () => broken("The connection was lost", "connection_lost", true);
 
   if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
+    response.body?.cancel().catch(() => {});
     throw new AnswerError("The server did not answer with an event stream. Is a proxy in between?", {
       code: "unexpected_answer",
       requestId,
     });
   }
   const reader = response.body.getReader();
+  const close = () => reader.cancel().catch(() => {});
   const parser = new SSEParser();
   let ended = false;
+  signal.addEventListener("abort", close);
   try {
     for (;;) {
-      let chunk;
+      let chunk = { done: true };
       try {
-        chunk = await reader.read();
-      } catch (error) {
-        throw signal?.aborted ? error : lost();
+        if (!signal.aborted) chunk = await reader.read();
+      } catch {
+        // As good as a body that ends.
       }
+      signal.throwIfAborted();
       if (chunk.done) throw lost();
-      for (const { data } of parser.feed(chunk.value)) {
+      for (const { data, id } of parser.feed(chunk.value)) {
         if (data === "[DONE]") throw lost(); // done without having finished
         let event;
         try {
@@ -96,15 +96,16 @@ export async function* streamAnswer(body, signal) {
             requestId: event.request_id || requestId,
           });
         }
-        yield event;
+        yield [Number(id) || 0, event];
         if (ended) return;
       }
     }
   } finally {
+    signal.removeEventListener("abort", close);
     // After the terminal event only [DONE] is left. Reading it keeps the connection for the next answer; cancelling
     // would close it. Nobody waits for this, so a server that never ends its body holds nothing up.
     if (ended) drain(reader);
-    else reader.cancel().catch(() => {});
+    else close();
   }
 }
 
@@ -116,8 +117,12 @@ async function drain(reader) {
   }
 }
 
-/** Relative to the page, so that it works under any URL prefix. */
-async function request(path, { headers, ...init } = {}) {
+/**
+ * A response with a good status. `path` is relative to the page, so that it works under any URL prefix.
+ *
+ * @throws {AnswerError} for any other; what an aborted `init.signal` makes fetch throw passes through
+ */
+export async function request(path, { headers, ...init } = {}) {
   const bearer = key.get();
   let response;
   try {
@@ -129,6 +134,7 @@ async function request(path, { headers, ...init } = {}) {
     if (init.signal?.aborted) throw error;
     throw new AnswerError("The server cannot be reached. Check that it is running and that you are online.", {
       code: "unreachable",
+      passing: true,
     });
   }
   if (response.ok) return response;
@@ -140,6 +146,7 @@ async function request(path, { headers, ...init } = {}) {
     status: response.status,
     requestId: error.request_id ?? response.headers.get("X-Request-ID") ?? "",
     retryAfterS: retryAfter(response.headers.get("Retry-After")),
+    passing: !error.code && response.status >= 502 && response.status <= 504, // a proxy's own word
   });
 }
 
