@@ -77,9 +77,9 @@ export async function* streamAnswer(body, place, signal, lost = () => {}) {
         if (!error.passing || !begun || tries === PAUSES_S.length) throw error;
         lost();
         await pause(PAUSES_S[tries++], signal);
-      } catch (error) {
+      } catch (final) {
         if (signal.aborted) stopStream(place);
-        throw error;
+        throw final;
       }
     }
   }
@@ -106,7 +106,7 @@ async function begin(body, place, signal) {
     // Without the signal: the answer's name comes with the headers, and only by that it can be stopped.
     const asked = ask({ ...body, resumable: true }, { headers: { "Idempotency-Key": place.key } });
     const response = await unlessAborted(asked, signal, (late) => {
-      late.body.cancel().catch(() => {});
+      late.body?.cancel().catch(() => {});
       stopStream({ stream: nameOf(late) });
     });
     place.stream = nameOf(response);
@@ -145,10 +145,10 @@ function gone(place, { requestId = "" } = {}) {
   });
 }
 
-const at = (stream) => `v1/streams/${encodeURIComponent(stream)}`;
+const at = (stream) => `v1/streams/${stream}`;
 
-/** The path in front of the id is the server's view, which a proxy may have changed. */
-const nameOf = (response) => decodeURIComponent(response.headers.get("Location")?.split("/").pop() ?? "");
+/** As it stands in a URL. The path in front of it is the server's view, which a proxy may have changed. */
+const nameOf = (response) => response.headers.get("Location")?.split("/").pop() ?? "";
 
 /** What `asked` resolves to; the signal's reason as soon as that aborts, and `late` then takes what comes. */
 function unlessAborted(asked, signal, late) {
