@@ -657,7 +657,18 @@ def test_without_storage_leaving_ends_the_answer(
     assert shown(page) == "Still here"
 
 
-@pytest.mark.parametrize("kept", ["{", "7", "{}", "[]", "[{}]", '[{"question": "q", "events": [{}], "meter": 1}]'])
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "{",
+        "7",
+        "{}",
+        "[]",
+        "[{}]",
+        '[{"question": "q", "events": [{}], "meter": 1}]',
+        '[{"question": "q", "events": [], "meter": [0, null, null, 0, false]}]',
+    ],
+)
 def test_what_the_tab_keeps_is_not_trusted(kept: str, page: Page) -> None:
     page.add_init_script(f"sessionStorage.setItem('sluiceway.chat /', {json.dumps(kept)})")
     page.goto(page.url + "?model=openai/fake-echo")
@@ -906,6 +917,12 @@ def test_the_page_works_under_any_prefix(chromium: Browser, server: Service, fak
         ask(page, "Down here")
         until(page, "whole")
         assert shown(page) == "Down here"
+        page.goto(f"{server.url}/deep/down/?model=openai/fake-n100-i20")
+        ask(page)
+        begun(page, "fake-n100-i20", 3)
+        page.reload()
+        until(page, "whole")
+        assert words(shown(page)) == words(answer("fake-n100-i20").text)
         assert page.evaluate("document.querySelector('h1 img').naturalWidth") > 0
     assert strays == []
 

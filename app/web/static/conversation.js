@@ -1,10 +1,11 @@
 // The conversation: its turns, and what the page shows of them.
 //
-// It lives in this tab only, which keeps it for a reload (history.js). Every question is sent with the turns before it that got an answer, a partial one too:
-// the reader has seen it. A turn without a word of answer (refused, unreachable) is left out; "Try again" asks it anew.
+// It lives in this tab only, which keeps it for a reload (history.js). Every question is sent with the turns before it
+// that got an answer, a partial one too: the reader has seen it. A turn without a word of answer (refused, unreachable)
+// is left out; "Try again" asks it anew.
 //
-// An answer is waiting, thinking, answering, reconnecting, and then one of whole, stopped or broken. Only `finish` makes
-// it whole. One that was still coming when the page was left is gone on with by the next page.
+// An answer is waiting, thinking, answering or reconnecting, and then one of whole, stopped or broken. Only `finish`
+// makes it whole. One that was still coming when the page was left is gone on with by the next page.
 // Screen readers hear these states once each through `announce`; the text itself is not live, or every token would be
 // read out on its own.
 
@@ -102,22 +103,23 @@ export class Conversation {
   restore() {
     const turns = kept();
     if (!turns) return;
+    let coming;
     try {
       for (const turn of turns) this.#add(turn.question).restore(turn);
+      for (const turn of this.#turns) {
+        if (turn.ended) continue;
+        if (canGoOn(turn.place)) coming = turn;
+        else turn.interrupt();
+      }
     } catch (error) {
       console.warn("What this tab kept can't be read, and is forgotten.", error);
       this.clear();
       return;
     }
     this.#hooks.changed();
-    const turn = this.#turns.at(-1);
-    if (!turn || turn.ended) return;
-    if (canGoOn(turn.place)) {
-      turn.goOn();
-      return this.#listen(turn);
-    }
-    turn.interrupt();
-    this.keep();
+    if (!coming) return;
+    coming.goOn();
+    return this.#listen(coming);
   }
 
   #add(question) {
@@ -146,7 +148,8 @@ export class Conversation {
     const ticking = setInterval(() => turn.tick(), 100);
     const keeping = setInterval(() => this.keep(), KEEP_EVERY_MS);
     try {
-      const events = streamAnswer({ ...(model && { model }), messages }, place, run.stop.signal, () => turn.reconnect());
+      const body = { ...(model && { model }), messages };
+      const events = streamAnswer(body, place, run.stop.signal, () => turn.reconnect());
       for await (const event of events) turn.take(event);
     } catch (error) {
       if (this.#run !== run) return; // the chat was cleared meanwhile
@@ -166,7 +169,8 @@ export class Conversation {
 }
 
 // What a turn is made of again; its end is kept beside.
-const KEPT = new Set(["start", "text", "reasoning", "tool_call_start", "tool_call", "tool_result", "recovered", "usage"]);
+const TOOLS = ["tool_call_start", "tool_call", "tool_result"];
+const KEPT = new Set(["start", "text", "reasoning", ...TOOLS, "recovered", "usage"]);
 
 class Turn {
   #parts = {};
@@ -309,7 +313,8 @@ class Turn {
     let words = known ? error.message : "This page failed to read the answer. Reload it and try again.";
     if (this.answer && !words.includes("incomplete")) words = `The answer is incomplete. ${words}`;
     if (ADVICE[error.code]) words += ` ${ADVICE[error.code]}`;
-    this.#end("broken", words, [error.code, error.requestId && `request ${error.requestId}`].filter(Boolean).join(" · "));
+    const named = [error.code, error.requestId && `request ${error.requestId}`];
+    this.#end("broken", words, named.filter(Boolean).join(" · "));
     if (error.retryAfterS) this.#countDown(error.retryAfterS);
   }
 
