@@ -217,10 +217,13 @@ def test_an_id_is_whatever_the_app_takes_for_one(services: Services, chat: str) 
     assert seen["messages"] == done["messages"]
 
 
+@pytest.mark.xfail(
+    strict=True, reason="the client empties a message before a replay, which has only what the second step said"
+)
 def test_a_message_of_two_steps_is_gone_on_with_in_its_second(services: Services) -> None:
     """The page has answered the calls, and goes on with the same message."""
-    model = "steps-n40-i30-tool2-once"
-    killed = page(services, "tools", "steps", model)
+    model = "steps-i30-tool2-once"
+    killed = page(services, "tools", "steps", model, chars=20)
     question, begun = killed["messages"]
     called = [part for part in begun["parts"] if "toolCallId" in part]
     assert {part["state"] for part in called} == {"output-available"}
@@ -231,10 +234,9 @@ def test_a_message_of_two_steps_is_gone_on_with_in_its_second(services: Services
     assert seen["tools"] == []  # nobody is asked again for what has its output
 
 
-@pytest.mark.parametrize("way", ["stopped"])
-def test_an_answer_that_is_stopped_ends_for_its_page(services: Services, way: str) -> None:
+def test_an_answer_that_is_stopped_ends_for_its_page(services: Services) -> None:
     model = "stopped-n400-i30"
-    seen = page(services, way, "stopped", model)
+    seen = page(services, "stopped", "stopped", model)
     assert seen["stop"]["status"] == "stopping"
     services.provider.wait_for(
         lambda _: any(gone.request.body["model"] == model for gone in services.provider.departures)
@@ -243,7 +245,7 @@ def test_an_answer_that_is_stopped_ends_for_its_page(services: Services, way: st
     message = seen["messages"][1]
     assert answer(model).text.startswith(text_of(message))
     assert {part["state"] for part in message["parts"] if part["type"] == "text"} == {"done"}
-    assert message["metadata"]["usage"]["source"] == "estimate"
+    assert message["metadata"]["usage"]["source"] == "estimated"
     again = page(services, "resume", "stopped", model, messages=seen["messages"][:1])
     assert again["messages"] == seen["messages"]
 
@@ -257,8 +259,8 @@ def test_an_event_source_comes_back_by_itself_until_it_has_everything(
     model = "source-n40-i30"
     location, response = created(services, model)
     response.close()
-    # Between two frames; behind an event's number, and in its text.
-    with Cutting(services.open.port, b"\n\n\r\n", b"id: 9\n", b'id: 20\ndata: {"type":"te') as cutting:
+    # Behind an event's number, in its text, and between two frames.
+    with Cutting(services.open.port, b"id: 5\n", b'id: 15\ndata: {"type":"te', b"\n\nid: 26") as cutting:
         seen = drive("event_source_resume.mjs", "follow", stream_url=f"{cutting.url}{location}")
     assert len(cutting.cut) == 3
     count = seen["ids"][-1]
@@ -266,7 +268,7 @@ def test_an_event_source_comes_back_by_itself_until_it_has_everything(
     assert seen["text"] == answer(model).text
     assert seen["events"][0] == "start"
     assert seen["events"][-3:] == ["usage", "finish", "[DONE]"]
-    assert seen["asked"] == [[None, 200], ["1", 200], ["8", 200], ["19", 200], [str(count), 204]]
+    assert seen["asked"] == [[None, 200], ["4", 200], ["14", 200], ["25", 200], [str(count), 204]]
     assert min(seen["waits"]) >= 900  # ms: its own pause, which nothing of ours has changed
     assert asked_of(model) == 1
 
@@ -274,11 +276,22 @@ def test_an_event_source_comes_back_by_itself_until_it_has_everything(
 # --- fetch-event-source --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("behind", [[b"id: 9\n", b"id: 20\n"], [b'"type":"te', b'id: 20\ndata: {"type":"te']])
+_TAKEN_TOO_EARLY = pytest.mark.xfail(
+    strict=True, reason="it takes a number for read with the line, not with the frame, and ours come first in theirs"
+)
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        pytest.param([b"\n\nid: 9", b"\n\nid: 20"], id="between two frames"),
+        pytest.param([b"id: 9\ndata: {", b"id: 20\n"], id="in a frame", marks=_TAKEN_TOO_EARLY),
+    ],
+)
 def test_what_posts_again_attaches_and_pays_once(
     services: Services, asked_of: Callable[[str], int], behind: list[bytes]
 ) -> None:
-    model = f"again{len(behind[0])}-n40-i30"
+    model = f"again{len(behind[1])}-n40-i30"
     with Cutting(services.open.port, *behind) as cutting:
         seen = drive(
             "fetch_event_source_resume.mjs",
@@ -398,7 +411,7 @@ def test_a_stop_is_the_end_for_every_reader(services: Services) -> None:
     with ThreadPoolExecutor(5) as pool:
         readers = [pool.submit(lambda: requests.get(url, timeout=30).content) for _ in range(4)]
         mine = pool.submit(lambda: response.content)
-        eventually(lambda: len(frames(requests.get(url, stream=True, timeout=30).raw.read1())) > 0)
+        eventually(lambda: any(request.body["model"] == model for request in services.provider.requests))
         curl = ["curl", "--silent", "--fail", "--request", "DELETE", url]
         told = json.loads(subprocess.run(curl, capture_output=True, check=True, timeout=30).stdout)
         assert told == {"id": location.rpartition("/")[2], "status": "stopping"}
@@ -406,7 +419,7 @@ def test_a_stop_is_the_end_for_every_reader(services: Services) -> None:
     assert len(bodies) == 1
     events = [event for _, event in frames(bodies.pop())]
     assert [event["type"] for event in events[-2:]] == ["usage", "finish"]
-    assert events[-2]["source"] == "estimate"
+    assert events[-2]["source"] == "estimated"
     assert events[-1]["reason"] == "cancelled"
     services.provider.wait_for(
         lambda _: any(gone.request.body["model"] == model for gone in services.provider.departures)
