@@ -75,7 +75,8 @@ async function useChat(job, seen) {
   const transport = new DefaultChatTransport({
     api: `${job.url}/api/chat`,
     headers: { Authorization: `Bearer ${job.key}` },
-    body: { model: job.model },
+    // Leaving ends an answer at once only where nobody may come back to it.
+    body: { model: job.model, ...(job.leave_after !== null && { resumable: false }) },
   });
   const onFinish = ({ finishReason }) => (seen.finish = finishReason ?? null);
   const chat = new Chat({ id: job.id, transport, onFinish });
