@@ -25,7 +25,7 @@ __all__ = ["chromium"]  # a fixture of this module too
 OURS, OTHER = "https://app.example", "https://evil.example"
 PREFLIGHT = {"Access-Control-Request-Method": "POST"}
 STREAM = {"model": "openai/fake-n2", "prompt": "hi"}
-EXPOSED = {"x-request-id", "request-id", "retry-after", "x-vercel-ai-ui-message-stream"}
+EXPOSED = {"x-request-id", "request-id", "location", "retry-after", "x-vercel-ai-ui-message-stream"}
 
 # (method, path, body, headers) -> status: a stream, one in each shape, a whole answer, and all kinds of refusals.
 ANSWERS: list[tuple[str, str, Any, int]] = [

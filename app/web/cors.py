@@ -18,7 +18,9 @@ from flask import Request, Response
 from ..providers.base import RATE_LIMITS
 
 _LIMITS = sorted(name.decode() for name in RATE_LIMITS)
-EXPOSED = ", ".join(["X-Request-ID", "request-id", "Retry-After", "x-vercel-ai-ui-message-stream", *_LIMITS])
+EXPOSED = ", ".join(
+    ["X-Request-ID", "request-id", "Location", "Retry-After", "x-vercel-ai-ui-message-stream", *_LIMITS]
+)
 METHODS = "GET, POST, DELETE"
 MAX_AGE_S = 600  # how long a browser need not ask again
 
