@@ -114,12 +114,13 @@ class SSE:
     def take(self, data: bytes) -> None:
         *frames, _cut_off = data.split(self.frame_end)
         for frame in frames:
-            lines = [line for line in frame.split(b"\n") if line and not line.startswith(b":")]
-            if lines == [b"data: [DONE]"]:
+            fields = dict(line.split(b": ", 1) for line in frame.split(b"\n") if line and not line.startswith(b":"))
+            if fields.get(b"data") == b"[DONE]":
                 self.done = True
-            elif lines:
-                self.ids.append(int(lines[0].removeprefix(b"id: ")))
-                self.events.append(json.loads(lines[-1].removeprefix(b"data: ")))
+            elif fields:
+                if b"id" in fields:
+                    self.ids.append(int(fields[b"id"]))
+                self.events.append(json.loads(fields[b"data"]))
 
     def again(self, url: str, location: str, upto: int | None) -> Cut:
         return fetch(url, location, headers={"Last-Event-ID": str(self.last)}, upto=upto)
@@ -443,7 +444,7 @@ def test_the_store_goes_away_and_comes_back(
     pair = fleet("redis")
     url = pair.here.url
     plain_model, model = "fake-n60-i50", "fake-n500-i20"
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(20) as pool:
         plain = [pool.submit(fetch, url, "/v1/streams", {"prompt": "hi", "model": plain_model}) for _ in range(10)]
         resumable = [pool.submit(fetch, url, "/v1/streams", asking(model)) for _ in range(10)]
         fake_provider.wait_for(lambda stats: stats.open_streams == 20)
