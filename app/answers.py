@@ -30,7 +30,6 @@ from .errors import (
     ServiceError,
     SluicewayError,
     Stopped,
-    StoreUnavailable,
 )
 from .events import TERMINAL, Batch, Event, Failed, Finished, Started, Usage
 from .house import House
@@ -352,7 +351,7 @@ class Answer:
         if isinstance(self._last, Finished) and self._last.reason != "cancelled":
             outcome.outcome = "finished"
             self._tries.judge(None)
-        elif cancelled is not None and not isinstance(cancelled, StoreUnavailable):
+        elif isinstance(cancelled, Cancelled | Draining):
             outcome.outcome = "cancelled"
             outcome.code = cancelled.code
             outcome.cancelled_by = _by(cancelled)

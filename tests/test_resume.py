@@ -296,11 +296,13 @@ def test_followed_from_elsewhere_it_goes_on(pair: Pair, fake_provider: FakeProvi
 
 
 def test_a_hundred_readers_and_a_frozen_one(pair: Pair, fake_provider: FakeProvider) -> None:
-    model = "fake-n3000-big100-i1"
+    model = "fake-n600-big2-i4"  # 1.2 MB, which no buffer on the way takes
     location = begin(pair.here.url, model)
     port = urlsplit(pair.here.url).port or 0
-    frozen = socket.create_connection(("127.0.0.1", port))
+    frozen = socket.socket()
     frozen.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    frozen.settimeout(30)
+    frozen.connect(("127.0.0.1", port))
     frozen.sendall(f"GET {location} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     with ThreadPoolExecutor(100) as pool:
         read = list(pool.map(lambda n: fetch(pair.urls[n % 2], location).data, range(100)))
@@ -308,8 +310,29 @@ def test_a_hundred_readers_and_a_frozen_one(pair: Pair, fake_provider: FakeProvi
     client = SSE()
     client.take(read[0])
     assert client.text == answer(model).text
-    assert fake_provider.stats.completed == 1
-    frozen.close()
+    assert fake_provider.stats().completed == 1, "nobody waited for the one who did not read"
+    with frozen, frozen.makefile("rb") as thawed:
+        while thawed.readline() != b"\r\n":
+            pass
+        body = b""
+        while size := int(thawed.readline(), 16):
+            body += thawed.read(size)
+            thawed.readline()
+    assert body == read[0]
+
+
+def test_a_stream_is_bounded(pair: Pair, fake_provider: FakeProvider) -> None:
+    """One that is longer than a store keeps of any ends with an error, for who comes later too."""
+    cut = fetch(pair.here.url, "/v1/streams", asking("fake-n500-big100"))
+    client = SSE()
+    client.take(cut.data)
+    assert client.done
+    assert client.ids == [*range(1, len(client.ids) + 1)]
+    assert "without resumable" in client.events[-1]["message"]
+    later = SSE()
+    later.take(fetch(pair.there.url, f"{cut.location}?after={client.last - 1}").data)
+    assert later.events == client.events[-1:]
+    fake_provider.wait_for(lambda stats: stats.open_streams == 0)
 
 
 def test_the_same_key_is_the_same_stream(pair: Pair, fake_provider: FakeProvider) -> None:

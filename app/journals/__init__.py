@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..answers import Answer
-from ..errors import Internal, InvalidRequest, NotFound, SluicewayError, StoreUnavailable
-from ..events import Event
+from ..errors import Internal, InvalidRequest, NotFound, SluicewayError, StoreUnavailable, StreamBroken
+from ..events import Event, Failed
 from ..house import House
 from ..stores import MAIL_BYTES, STORES, Entry, Record, Store
 from ..task import Task
-from .codec import decode
+from .codec import decode, encode
 from .feed import Feed, Follower
 from .journal import Journal, never_began
 from .mail import Gone, Left, News, Stop, Watch, pack, unpack
@@ -249,7 +249,7 @@ class Journals:
         self._tell([(journal, entry) for journal, entry, _ in given if entry.stream not in refused])
         for at, (journal, entry, events) in enumerate(given):
             if entry.stream in refused:
-                self._break_off([journal], StoreUnavailable(self._store.name, "the store does not know the stream"))
+                self._refused(journal)
             else:
                 if entry.ended:
                     self._journals.pop(entry.stream, None)
@@ -259,6 +259,20 @@ class Journals:
         for journal in changed:
             if journal.broken:
                 self._journals.pop(journal.record.id, None)
+
+    def _refused(self, journal: Journal) -> None:
+        """The store takes no more of it: it is full, or the store has lost it, or it was taken for dead."""
+        error = StreamBroken("the answer is longer than what is kept of one; ask without resumable")
+        error.request_id = journal.answer.request_id
+        number = 0
+        with contextlib.suppress(StoreUnavailable):
+            number = self._store.end(journal.record.id, encode([Failed(error=error)]))
+        if number:
+            self._journals.pop(journal.record.id, None)
+            journal.give_up(error)
+            journal.publish(number, [Failed(error=error)], ended=True)
+        else:
+            self._break_off([journal], StreamBroken("the store has lost the stream; send the request again"))
 
     def _forget(self, journal: Journal) -> None:
         """It never began, and is asked for anew."""

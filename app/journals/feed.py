@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from gevent import monkey
 
@@ -33,6 +33,30 @@ class Feed:
         self.last = last
         self.ended = ended
         self.followers: list[Follower] = []
+        self._reading = threading.Lock()
+        self._pages: OrderedDict[int, Stored] = OrderedDict()
+
+    def stored(self, store: Store, after: int) -> Stored | None:
+        """What is in the store behind the event `after`, or a part of it; None: the stream is not. Of many who ask for
+        the same at the same time, one asks the store."""
+        with self._reading:
+            known = self._pages.get(after)
+            if known is not None and known.at < time.monotonic() - _KEPT_S:
+                known = None
+            if known is None:
+                page = store.read(self.record.id, after)
+                if page is None:
+                    return None
+                events: list[Event] = []
+                last = after
+                for entry in page.entries:
+                    events += decode(entry.data)[max(0, last + 1 - entry.first) :]
+                    last = entry.last
+                known = self._pages[after] = Stored(events, page.last, time.monotonic())
+                self._pages.move_to_end(after)
+                while len(self._pages) > _PAGES:
+                    self._pages.popitem(last=False)
+            return known
 
     def publish(self, first: int, events: list[Event], *, ended: bool) -> None:
         """`events`, whose numbers begin at `first`, are in the store now."""
@@ -49,7 +73,22 @@ class Feed:
     def left(self, follower: Follower) -> None:
         if follower in self.followers:
             self.followers.remove(follower)
+        if not self.followers:
+            self._pages.clear()
 
+
+class Stored(NamedTuple):
+    """`last` is the number of the last event that was in the store `at` that time."""
+
+    events: list[Event]
+    last: int
+    at: float
+
+
+# Of a stream's parts as they were read from the store, so many are kept for so long: for those who come together, after
+# a break of a network, say.
+_PAGES = 4
+_KEPT_S = 1.0
 
 # What a follower is offered beyond what it takes, in batches. Then it is behind, and reads from the store.
 _AHEAD = 64
@@ -151,22 +190,19 @@ class Follower:
         return Batch(events, None, ended) if events else None
 
     def _stored(self) -> Batch | None:
-        page = self._store.read(self._feed.record.id, self._seen)
-        if page is None:
+        read = self._feed.stored(self._store, self._seen)
+        if read is None:
             gone = StreamBroken("the stream is not kept any more; send the request again")
             return Batch([Failed(error=gone, beside=True)], None, True)
-        events: list[Event] = []
-        for entry in page.entries:
-            events += decode(entry.data)[max(0, self._seen + 1 - entry.first) :]
-            self._seen = entry.last
-        if self._seen >= page.last:
+        self._seen += len(read.events)
+        if self._seen >= read.last:
             self._behind = False
             # In this order: what is published from here on is offered, and what was published before is seen.
             if self._feed.last > self._seen:
                 self._behind = True
-        if not events:
+        if not read.events:
             return None
-        return Batch(events, None, isinstance(events[-1], TERMINAL))
+        return Batch(list(read.events), None, isinstance(read.events[-1], TERMINAL))
 
     def each(self, deliver: Callable[[Batch], bool], silence_s: float) -> None:
         """As `Answer.each`: what is published is delivered by whoever publishes it."""

@@ -106,10 +106,14 @@ class Journal(Feed):
         words = {"stop": "the stream was stopped", "grace": "nobody reads the stream any more"}
         self.answer.cancel(Stopped(words[by], by=by))
 
-    def break_off(self, error: SluicewayError) -> None:
+    def give_up(self, error: SluicewayError) -> None:
+        """Nothing more can be written of it, so it is read no further."""
         self.broken = True
         self._room.set()
         self.answer.cancel(error)
+
+    def break_off(self, error: SluicewayError) -> None:
+        self.give_up(error)
         super().break_off(error)
 
     def watch(self, mailbox: str) -> None:
