@@ -48,7 +48,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup $(PEER_PACKAGES) ## what streaming costs, beside nginx, FastAPI and plain Flask; ten minutes, for README
-	.ci/system-packages nginx
+	.ci/system-packages nginx redis-server
 	$(BIN)/python -m bench $(BENCH_ARGS) --readme README.md
 
 clean: ## remove everything that these targets made; var/ holds your data and stays

@@ -205,7 +205,12 @@ class Rig:
         else:
             port = free_port()
             folder = Path(tempfile.mkdtemp(prefix=f"{peer.name}-", dir=self._folder))
-            command = peer.command(Place(port, f"http://127.0.0.1:{self.provider_port}", folder, workers))
+            command = peer.command(Place(port, f"http://127.0.0.1:{self.provider_port}", folder, workers, free_port()))
+            if command.beside:
+                with self._on(self._rig_cores):
+                    beside = subprocess.Popen(command.beside, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                self._stack.callback(beside.wait)
+                self._stack.callback(beside.kill)
             # Without your keys, and without a proxy: all is on this machine.
             clean = {
                 name: value

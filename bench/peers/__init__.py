@@ -1,6 +1,7 @@
 """What is measured: each peer a command that serves on a port, in front of the fake provider, with one worker.
 
-`sluiceway` is the server of this repository as it comes. `nginx` is a proxy that only passes bytes on: nobody can be
+`sluiceway` is the server of this repository as it comes, and `sluiceway-redis` the same with its resumable streams in a
+Redis, whose own work is not counted. `nginx` is a proxy that only passes bytes on: nobody can be
 much cheaper. `fastapi` and `flask` are what tutorials build, `fastapi_app.py` and `flask_app.py` here. `direct` is the
 client at the provider, with nothing between them: what the rig itself adds. `litellm` runs only when named.
 """
@@ -37,6 +38,7 @@ class Place:
     provider: str  # URL without a path
     folder: Path  # for what it has to write
     workers: int = 1
+    second_port: int = 0  # for what has to run beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Command:
     argv: list[str]
     env: dict[str, str] = field(default_factory=dict)
     cwd: Path = ROOT
+    beside: tuple[str, ...] = ()  # what has to run before it, on the rig's cores; no part of what is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,20 @@ def _sluiceway(place: Place) -> Command:
             **_anthropic(place),
             "SLUICEWAY_CONFIG": str(config),
             "SLUICEWAY_SERVER__MAX_STREAMS": "4000",
+            "SLUICEWAY_STORE__URL": f"sqlite:///{place.folder}/streams.db",
         },
+    )
+
+
+def _sluiceway_redis(place: Place) -> Command:
+    program = shutil.which("redis-server")
+    if program is None:
+        raise NotInstalled("no redis-server here")
+    plain = _sluiceway(place)
+    env = {**plain.env, "SLUICEWAY_STORE__URL": f"redis://127.0.0.1:{place.second_port}/0"}
+    quiet = ("--save", "", "--appendonly", "no", "--dir", str(place.folder), "--loglevel", "warning")
+    return Command(
+        plain.argv, env, plain.cwd, (program, "--port", str(place.second_port), "--bind", "127.0.0.1", *quiet)
     )
 
 
@@ -155,6 +171,7 @@ WARM_UP = "bench-n50"
 
 _CHAT_PATH = "/v1/chat/completions"
 _NATIVE = json.dumps({"model": MODEL, "prompt": "Say something."})
+_RESUMABLE = json.dumps({"model": MODEL, "prompt": "Say something.", "resumable": True})
 _MESSAGES = json.dumps(
     {
         "model": f"openai/{MODEL}",
@@ -165,7 +182,7 @@ _MESSAGES = json.dumps(
 )
 
 _UI_MESSAGE = {"id": "1", "role": "user", "parts": [{"type": "text", "text": "Say something."}]}
-_AI_SDK = json.dumps({"id": "1", "model": f"openai/{MODEL}", "messages": [_UI_MESSAGE]})
+_AI_SDK = json.dumps({"id": "1", "model": f"openai/{MODEL}", "messages": [_UI_MESSAGE], "resumable": False})
 _CHAT_OF_ANTHROPIC = _CHAT.replace(MODEL, f"anthropic/{MODEL}")
 
 PEERS = {
@@ -177,12 +194,19 @@ PEERS = {
             "sluiceway",
             (
                 Door("sluiceway", _CHAT_PATH),
-                Door("sluiceway, native", "/v1/streams", _NATIVE, ("S1",)),
+                Door("sluiceway, native", "/v1/streams", _NATIVE, ("S1", "S2b")),
+                Door("sluiceway, native, resumable (SQLite)", "/v1/streams", _RESUMABLE, ("S1", "S2b")),
                 Door("sluiceway, messages of an OpenAI model", "/v1/messages", _MESSAGES, ("S1",)),
                 Door("sluiceway, chat of an Anthropic model", _CHAT_PATH, _CHAT_OF_ANTHROPIC, ("S1",)),
                 Door("sluiceway, AI SDK", "/api/chat", _AI_SDK, ("S1",)),
             ),
             _sluiceway,
+            repeat=5,
+        ),
+        Peer(
+            "sluiceway-redis",
+            (Door("sluiceway, native, resumable (Redis)", "/v1/streams", _RESUMABLE, ("S1", "S2b")),),
+            _sluiceway_redis,
             repeat=5,
         ),
         Peer("fastapi", (Door("fastapi", "/chat"),), _fastapi),
