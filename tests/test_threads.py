@@ -56,13 +56,14 @@ def threaded(
     fake_provider_server: FakeProvider,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service | FlaskServer]:
-    env = {**fake_provider_server.env, **QUICK}
+    folder = tmp_path_factory.mktemp("threads")
+    env = {**fake_provider_server.env, **QUICK, "SLUICEWAY_STORE__URL": f"sqlite:///{folder / 'streams.db'}"}
     server: Service | FlaskServer
     if request.param == "gthread":
         # Not our gunicorn.conf.py, which patches everything for gevent.
         server = start_service(env, "--config", os.devnull, "--worker-class", "gthread", "--threads", "16")
     else:
-        server = FlaskServer(env, tmp_path_factory.mktemp("flask") / "log")
+        server = FlaskServer(env, folder / "log")
     yield server
     server.stop()
 
@@ -105,3 +106,21 @@ def test_readiness_says_where_departures_are_not_seen_at_once(
     said = app.test_client().get("/readyz").json  # a server that puts no socket into the environ
     app.extensions["sluiceway"].close()
     assert said == {"status": "ready", "client_departures": "seen by the next write, a heartbeat at the latest"}
+
+
+def test_streams_are_resumed_and_stopped(threaded: Service | FlaskServer, fake_provider: FakeProvider) -> None:
+    body = {"prompt": "hi", "model": "fake-n40-i20", "resumable": True}
+    with requests.post(f"{threaded.url}/v1/streams", json=body, stream=True, timeout=20) as left:
+        location = left.headers["Location"]
+        next(left.iter_content(100))
+    rest = requests.get(f"{threaded.url}{location}", params={"after": "3"}, timeout=20)
+    data = [json.loads(line[6:]) for line in rest.text.splitlines() if line.startswith("data: {")]
+    first = text_after("fake-n40-i20", 2)
+    assert first + "".join(event["text"] for event in data if event["type"] == "text") == text_after("fake-n40-i20", 40)
+    assert len(fake_provider.requests) == 1
+
+    endless = {**body, "model": "fake-n5000-i20"}
+    with requests.post(f"{threaded.url}/v1/streams", json=endless, stream=True, timeout=20) as read:
+        assert requests.delete(threaded.url + read.headers["Location"], timeout=20).status_code == 202
+        assert b'"reason":"cancelled"' in read.content
+    fake_provider.wait_for(lambda stats: stats.open_streams == 0)
