@@ -428,6 +428,17 @@ def test_the_worker_is_killed(fleet: Callable[..., Pair], kind: str) -> None:
 
 
 @BOTH
+def test_a_later_answer_of_the_chat_ends_one_that_nobody_reads(
+    fleet: Callable[..., Pair], fake_provider: FakeProvider, kind: str
+) -> None:
+    pair = fleet(kind, STORE__RESUME_GRACE_S="600")
+    body = {"id": "c1", "model": "passed-n5000-i20", "messages": [{"role": "user", "parts": [TEXT]}]}
+    fetch(pair.here.url, "/api/chat", body, upto=300)
+    fetch(pair.there.url, "/api/chat", {**body, "model": "later-n3"})
+    fake_provider.wait_for(lambda stats: stats.aborted == 1, timeout_s=20)
+
+
+@BOTH
 def test_a_stop_finds_the_worker_killed(fleet: Callable[..., Pair], kind: str) -> None:
     pair = fleet(kind)
     location = begin(pair.here.url, "fake-n5000-i20")

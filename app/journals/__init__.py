@@ -31,7 +31,7 @@ from ..task import Task
 from .codec import decode, encode
 from .feed import Feed, Follower
 from .journal import Journal, never_began
-from .mail import Gone, Left, News, Stop, Watch, pack, unpack
+from .mail import Gone, Left, News, Passed, Stop, Watch, pack, unpack
 from .mirror import Mirror, bury
 
 log = logging.getLogger("sluiceway")
@@ -92,6 +92,7 @@ class Journals:
         `key` leads to. Raises what `make` raises, and `InvalidRequest` where that key was another request's."""
         self._open()
         record = msgspec.structs.replace(record, home=self._mailbox)
+        passed = None if chat is None else self._store.find_chat(record.owner, chat)
         known = self._store.create(record, key=key, chat=chat)
         if known.id != record.id:
             if known.body_hash != record.body_hash:
@@ -105,6 +106,8 @@ class Journals:
         follower = Follower(journal, self._store, environ)
         self._journals[record.id] = journal
         _aside(journal.run)
+        if passed is not None:
+            self._pass(passed)
         return Begun(record=record, follower=follower, mine=True)
 
     def find(self, stream: str, owner: str) -> Record:
@@ -129,7 +132,10 @@ class Journals:
         return follower
 
     def events(self, stream: str) -> tuple[list[Event], bool]:
-        """All there are by now, and whether that is all there will be."""
+        """All of a stream that has ended, and True; else nothing, and False."""
+        page = self._store.read(stream, _LAST)
+        if page is not None and not page.ended:
+            return [], False
         events: list[Event] = []
         last = 0
         while (page := self._store.read(stream, last)) is not None:
@@ -137,7 +143,7 @@ class Journals:
                 events += decode(entry.data)
                 last = entry.last
             if last >= page.last:
-                return events, page.ended
+                break
         return events, True
 
     def stop(self, stream: str, owner: str) -> bool:
@@ -163,6 +169,13 @@ class Journals:
         if self._pid == os.getpid():
             self._store.close()
             self._pid = 0
+
+    def _pass(self, stream: str) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            if (journal := self._journals.get(stream)) is not None:
+                journal.passed = True
+            elif (record := self._store.find(stream)) is not None and record.home != self._mailbox:
+                self._store.send(record.home, pack(Passed(stream)))
 
     def _feed(self, stream: str, owner: str) -> Feed:
         known = self._known(stream)
@@ -231,7 +244,7 @@ class Journals:
         """What was taken since the last time, of all streams at once; then those who follow get it."""
         with self._lock:
             changed, self._changed = self._changed, []
-        given = [(journal, *journal.give(journal.last)) for journal in changed if not journal.broken]
+        given = [(journal, *taken) for journal in changed if (taken := self._given(journal)) is not None]
         entries = []
         for journal, entry, events in given:
             if entry.first == 1 and never_began(events):
@@ -259,6 +272,17 @@ class Journals:
         for journal in changed:
             if journal.broken:
                 self._journals.pop(journal.record.id, None)
+
+    def _given(self, journal: Journal) -> tuple[Entry, list[Event]] | None:
+        """None: nothing can be written of it."""
+        if journal.broken:
+            return None
+        try:
+            return journal.give(journal.last)
+        except Exception:
+            log.exception("%s a stream failed by a defect of ours", journal.answer.request_id)
+            self._break_off([journal], Internal("the stream failed inside the service; try again"))
+            return None
 
     def _refused(self, journal: Journal) -> None:
         """The store takes no more of it: it is full, or the store has lost it, or it was taken for dead."""
@@ -319,6 +343,9 @@ class Journals:
             case Left(stream=stream, sender=sender):
                 if (journal := self._journals.get(stream)) is not None:
                     journal.watchers.pop(sender, None)
+            case Passed(stream=stream):
+                if (journal := self._journals.get(stream)) is not None:
+                    journal.passed = True
             case Stop(stream=stream):
                 if (journal := self._journals.get(stream)) is not None:
                     journal.stop("stop")
@@ -330,7 +357,7 @@ class Journals:
         while self._pid == pid:
             time.sleep(every_s)
             for journal in tuple(self._journals.values()):
-                if journal.unread_s() >= self._grace_s:
+                if journal.is_left(self._grace_s):
                     journal.stop("grace")
 
 
@@ -342,6 +369,9 @@ def _aside(call: Callable[[], None]) -> None:
     """Beside the request that is being answered, and without its context."""
     contextvars.Context().run(Task, call)
 
+
+# Behind every event: to ask only whether a stream has ended.
+_LAST = 2**31
 
 # Streams that are published to between two turns of the others.
 _TURN = 50

@@ -37,6 +37,7 @@ class Journal(Feed):
         self.answer = answer
         self.watchers: dict[str, float] = {}  # mailboxes of workers in which it is followed, and until when
         self.broken = False  # nothing more can be written of it
+        self.passed = False  # nobody comes back to it
         self._changed = changed
         self._lock = threading.Lock()
         self._taken: list[Event] = []  # and not written yet
@@ -119,15 +120,16 @@ class Journal(Feed):
     def watch(self, mailbox: str) -> None:
         self.watchers[mailbox] = time.monotonic() + 3 * WATCH_S
 
-    def unread_s(self) -> float:
-        """How long nobody has followed it, in any worker."""
+    def is_left(self, grace_s: float) -> bool:
+        """Whether nobody has followed it, in any worker, for so long, or will."""
         now = time.monotonic()
         for mailbox, until in tuple(self.watchers.items()):
             if until < now:
                 del self.watchers[mailbox]
         if self.followers or self.watchers:
             self._unread_since = now
-        return now - self._unread_since
+            return False
+        return self.passed or now - self._unread_since >= grace_s
 
 
 _PATIENCE_S = 60.0  # between two looks at whether there is still something to wait for

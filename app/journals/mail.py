@@ -35,13 +35,19 @@ class Gone(msgspec.Struct, frozen=True, tag="gone"):
     stream: str
 
 
+class Passed(msgspec.Struct, frozen=True, tag="passed"):
+    """To its home: its chat has a later answer, and leads to that one. Who reads it may go on; nobody comes back."""
+
+    stream: str
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """To its home: somebody who may has asked for its end."""
 
     stream: str
 
 
-Mail: TypeAlias = Watch | Left | News | Gone | Stop
+Mail: TypeAlias = Watch | Left | News | Gone | Passed | Stop
 
 # So often a worker says that it still follows a stream, and finds out whether its home still stands.
 WATCH_S = 1.0
