@@ -137,6 +137,8 @@ def resumable(
         first = _begin(follower, time.monotonic() + server.hold_s)
     except BaseException:
         follower.close()
+        if begun.mine and claim.key is None and request.chat is None:
+            journals.abandon(begun.record.id)
         raise
     encoder = form.resumed(msgspec.json.decode(begun.record.seed))
     return begun.record, streamed(

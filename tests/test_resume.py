@@ -438,6 +438,23 @@ def test_a_later_answer_of_the_chat_ends_one_that_nobody_reads(
     fake_provider.wait_for(lambda stats: stats.aborted == 1, timeout_s=20)
 
 
+def test_who_leaves_before_the_answer_has_begun_can_come_back_by_a_key_or_not_at_all(
+    fleet: Callable[..., Pair], fake_provider: FakeProvider
+) -> None:
+    pair = fleet("sqlite", STORE__RESUME_GRACE_S="600")
+    url = f"{pair.here.url}/v1/streams"
+    with pytest.raises(requests.Timeout):
+        requests.post(url, json=asking("alone-n5000-i20-f2000"), timeout=0.5)
+    fake_provider.wait_for(lambda stats: stats.aborted == 1, timeout_s=20)
+    headers = {"Idempotency-Key": "mine"}
+    with pytest.raises(requests.Timeout):
+        requests.post(url, json=asking("keyed-n10-f1500"), headers=headers, timeout=0.5)
+    client = SSE()
+    client.take(fetch(pair.there.url, "/v1/streams", asking("keyed-n10-f1500"), headers).data)
+    assert client.text == answer("keyed-n10-f1500").text
+    assert len(fake_provider.requests) == 2
+
+
 @BOTH
 def test_a_stop_finds_the_worker_killed(fleet: Callable[..., Pair], kind: str) -> None:
     pair = fleet(kind)

@@ -71,6 +71,7 @@ class Journals:
         self._mailbox = ""
         self._journals: dict[str, Journal] = {}
         self._mirrors: dict[str, Mirror] = {}
+        self._beginning: set[str] = set()  # in the store, maybe, and not among the journals yet
         self._lock = threading.Lock()  # never held over a wait
         self._changed: list[Journal] = []
         self._anything = threading.Event()
@@ -93,11 +94,22 @@ class Journals:
         self._open()
         record = msgspec.structs.replace(record, home=self._mailbox)
         passed = None if chat is None else self._store.find_chat(record.owner, chat)
-        known = self._store.create(record, key=key, chat=chat)
+        self._beginning.add(record.id)
+        try:
+            known = self._store.create(record, key=key, chat=chat)
+            if known.id == record.id:
+                follower = self._begun(record, make, environ)
+        finally:
+            self._beginning.discard(record.id)
         if known.id != record.id:
             if known.body_hash != record.body_hash:
                 raise InvalidRequest("this Idempotency-Key was given with another request before; take a new one")
             return Begun(record=known, follower=self.follow(known.id, known.owner, environ), mine=False)
+        if passed is not None:
+            self._pass(passed)
+        return Begun(record=record, follower=follower, mine=True)
+
+    def _begun(self, record: Record, make: Callable[[], Answer], environ: Mapping[str, Any]) -> Follower:
         try:
             journal = Journal(record, make(), self._changed_one)
         except BaseException:
@@ -106,9 +118,12 @@ class Journals:
         follower = Follower(journal, self._store, environ)
         self._journals[record.id] = journal
         _aside(journal.run)
-        if passed is not None:
-            self._pass(passed)
-        return Begun(record=record, follower=follower, mine=True)
+        return follower
+
+    def abandon(self, stream: str) -> None:
+        """Nobody knows of it who could come back: it need not wait for the grace."""
+        if (journal := self._journals.get(stream)) is not None:
+            journal.passed = True
 
     def find(self, stream: str, owner: str) -> Record:
         """Raises `NotFound` also for a stream of another owner."""
@@ -327,9 +342,9 @@ class Journals:
         match unpack(mail):
             case Watch(stream=stream, sender=sender):
                 journal = self._journals.get(stream)
-                if journal is None:
+                if journal is None and stream not in self._beginning:
                     self._send(sender, pack(Gone(stream)))
-                else:
+                elif journal is not None:
                     journal.watch(sender)
                     if journal.last:
                         self._send(sender, pack(News([Entry(stream, journal.last, journal.last, "")])))
