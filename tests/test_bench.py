@@ -155,6 +155,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 DOORS = (
     "native",
+    "native, resumable (SQLite)",
     "messages of an OpenAI model",
     "chat of an Anthropic model",
     "AI SDK",
@@ -175,7 +176,8 @@ def test_a_run_gets_every_token(tmp_path: Path, capsys: pytest.CaptureFixture[st
     by = {(figures["row"], figures["scenario"]): figures for figures in found["figures"]}
     rows = ("direct", "nginx", "sluiceway")
     wanted = {(row, name) for row in rows for name in ("S1", "S2b", "S3b", "M")} - {("direct", "M")}
-    assert by.keys() == wanted | {(f"sluiceway, {door}", "S1") for door in DOORS}
+    native = {(f"sluiceway, {door}", "S2b") for door in DOORS if door.startswith("native")}
+    assert by.keys() == wanted | native | {(f"sluiceway, {door}", "S1") for door in DOORS}
     for (row, name), figures in by.items():
         scenario = SCENARIOS[name]
         assert figures["failed"] == {}, (row, name)

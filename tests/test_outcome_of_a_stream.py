@@ -18,7 +18,7 @@ from scraped import Numbers
 from test_routes import Door
 
 from app.errors import SluicewayError
-from app.events import Batch, Event, Finished, Started
+from app.events import Batch, Event, Failed, Finished, Started
 from app.formats.native import NativeSSEEncoder
 from app.response import streamed
 from app.testing import FakeProvider, answer, text_after
@@ -424,8 +424,9 @@ def test_an_end_that_cannot_be_written_is_an_error_too() -> None:
         def read(self, until: float) -> Batch | None:
             raise AssertionError("the first batch was the last")
 
-        def fail(self, error: SluicewayError) -> None:
+        def fail(self, error: SluicewayError) -> Failed:
             failed.append(error.code)
+            return Failed(error=error)
 
         def close(self) -> None:
             failed.append("closed")

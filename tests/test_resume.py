@@ -531,6 +531,26 @@ def test_the_store_goes_away_and_comes_back(
     fake_provider.wait_for(lambda stats: stats.open_streams == 0, timeout_s=20)
 
 
+def test_heartbeats_while_nothing_is_said(start_service: Callable[..., Service], fake_provider: FakeProvider) -> None:
+    """To whoever follows, here or there, in the format's own form; and none behind the end."""
+    env = settings_for(fake_provider, "", SERVER__HEARTBEAT_S="0.3", SERVER__HOLD_S="0.1")
+    del env["SLUICEWAY_STORE__URL"]
+    service = start_service(env, "--workers", "2")
+    with ThreadPoolExecutor(20) as pool:
+        body = asking("fake-n4-i700-f1500")
+        first = pool.submit(fetch, service.url, "/v1/streams", body, {"Idempotency-Key": "one"})
+        eventually(lambda: fake_provider.requests)
+        followers = [pool.submit(fetch, service.url, "/v1/streams", body, {"Idempotency-Key": "one"}) for _ in range(8)]
+        for reading in (first, *followers):
+            data = reading.result().data
+            assert data.count(b": ping\n") >= 6
+            assert data.endswith(b"data: [DONE]\n\n")
+            client = SSE()
+            client.take(data)
+            assert client.text == answer("fake-n4-i700-f1500").text
+    service.stop()
+
+
 @pytest.mark.parametrize("path", ["/proc/nowhere/streams.db", "corrupt"])
 def test_a_store_that_is_none(
     start_service: Callable[..., Service], fake_provider_server: FakeProvider, tmp_path: Path, path: str

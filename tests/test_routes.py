@@ -119,12 +119,12 @@ def _part(line: str) -> str | None:
 
 
 def _ui_messages(body: dict[str, Any]) -> dict[str, Any]:
-    """As `useChat` posts it."""
+    """As `useChat` posts it, of an answer that ends with its client as all the others do."""
     parts = [
         {"id": f"m{at}", "role": said["role"], "parts": [{"type": "text", "text": said["content"]}]}
         for at, said in enumerate(body["messages"])
     ]
-    return {**body, "id": "chat-1", "messages": parts, "trigger": "submit-message"}
+    return {**body, "id": "chat-1", "messages": parts, "trigger": "submit-message", "resumable": False}
 
 
 def _run_input(body: dict[str, Any]) -> dict[str, Any]:

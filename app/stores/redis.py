@@ -153,6 +153,7 @@ for _, entry in ipairs(cmsgpack.unpack(ARGV[1])) do
   local gap = stream and first > stream.last + 1
   if stream and (stream.ended or gap or stream.bytes + #data > most_bytes) then
     refused[#refused + 1] = id
+    if not stream.ended and not gap then stream.bytes, stream.written = most_bytes, true end  -- nothing in its middle
     if stream.written then written[#written + 1] = stream end
     streams[id] = false
   elseif stream and last > stream.last then
