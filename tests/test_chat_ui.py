@@ -35,6 +35,8 @@ from app.events import (
     Usage,
 )
 from app.formats import FORMATS
+from app.formats.ai_sdk import AISDK, MOST_BEFORE, AISDKReplay
+from app.formats.base import json_bytes
 from app.request import (
     ChatRequest,
     Image,
@@ -575,6 +577,8 @@ def test_any_conversation_is_read_or_refused(name: str, data: st.DataObject) -> 
     except InvalidRequest:
         return
     assert FORMATS[name]().encoder(request).feed(ANSWER)
+    if name == "ai_sdk":
+        assert replayed(request, ANSWER)[-1]["type"] == "finish"
 
 
 # What is written.
@@ -584,6 +588,12 @@ def parts(name: str, events: list[Event], body: dict[str, Any] | None = None) ->
     """The objects of a stream."""
     asked = parsed(name, body or (run(AG_USER) if name == "agui" else {"messages": [user("Hi")]}))
     data = FORMATS[name]().encoder(asked).feed(events)
+    return [json.loads(frame.data) for frame in read_frames(data) if frame.data != b"[DONE]"]
+
+
+def replayed(request: ChatRequest, events: list[Event]) -> list[Any]:
+    """The objects of a stream as a client is given it that has nothing of it any more."""
+    data = AISDKReplay().resumed(json.loads(json_bytes(AISDK().seed(request)))).feed(events)
     return [json.loads(frame.data) for frame in read_frames(data) if frame.data != b"[DONE]"]
 
 
@@ -777,6 +787,44 @@ class TestUIMessageStream:
         """A client keeps the id of a thought."""
         shown = {"messages": [user("Hi"), assistant(STEP, called("output-available"), id="x7")]}
         assert parts("ai_sdk", [STARTED, ReasoningDelta(text="Hm")], shown)[2]["id"] == "reasoning-3"
+
+    @pytest.mark.parametrize(
+        ("part", "kinds"),
+        [
+            ({"type": "source-url", "sourceId": "s"}, []),
+            ({"type": "source-url", "sourceId": "s", "url": "u", "title": None}, ["source-url"]),
+            ({"type": "source-shop", "sourceId": "s", "url": "u"}, []),
+            ({"type": "data-x", "id": "d"}, []),
+            ({"type": "data-x", "id": 1, "data": {"constructor": {"prototype": 1}}}, []),
+            (called("output-available", input={"__proto__": 1}, output=1), []),
+            (called("output-available", input={}, output=[{"__proto__": 1}]), []),
+            ({"type": "tool-clock", "state": "input-streaming"}, []),
+            ({"type": "dynamic-tool", "toolCallId": "A", "state": "input-streaming"}, []),
+            (
+                called("output-error", rawInput="{", errorText="no JSON"),  # as versions 5 and 6 have it
+                ["tool-input-start", "tool-input-error"],
+            ),
+        ],
+    )
+    def test_what_the_client_would_refuse_is_not_said_again(self, part: dict[str, Any], kinds: list[str]) -> None:
+        request = parsed("ai_sdk", {"messages": [user("Hi"), assistant(part, "a", id="x7")]})
+        told = replayed(request, [STARTED])
+        assert [each["type"] for each in told] == [
+            "start",
+            *kinds,
+            "text-start",
+            "text-delta",
+            "text-end",
+            "start-step",
+        ]
+        assert None not in [each.get("title", "") for each in told]
+
+    @pytest.mark.parametrize(("more", "again"), [(0, True), (1, False)])
+    def test_a_message_that_is_too_large_is_not_kept(self, more: int, again: bool) -> None:
+        about = len(json_bytes({"parts": [text("")]}))
+        request = parsed("ai_sdk", {"messages": [assistant("a" * (MOST_BEFORE - about + more), id="x7")]})
+        told = [part["type"] for part in replayed(request, [STARTED])]
+        assert told == ["start", *(["text-start", "text-delta", "text-end"] if again else []), "start-step"]
 
     def test_what_was_written_comes_back_as_it_was_said(self) -> None:
         events: list[Event] = [

@@ -7,12 +7,13 @@ they do not say which they are: so we never use it.
 
 A message of the assistant's holds all the steps of a turn: an answer, the outputs of the tools that it called, and the
 answer to those. The client sends it back whole, and what comes then belongs to the same message: it must be named by
-that one's id, or the client shows it twice.
+that one's id, or the client shows it twice. When it resumes, it empties the message at `start` (from 7.0.138 on; older
+ones append to what they have), so a replay says again what the message had before this answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, assert_never
 
 import msgspec
@@ -48,6 +49,9 @@ FINISH_REASONS: dict[FinishReason, str] = {
 }
 
 DENIED = "Tool call execution denied."  # the SDK's own words
+
+# Of JSON, that is stored with a stream of what its message had before. Of one that had more, a replay has nothing.
+MOST_BEFORE = 256 * 1024
 
 
 class UIPart(LenientBody):
@@ -120,24 +124,45 @@ class AISDK(ChatUI):
         )
 
     def encoder(self, request: ChatRequest) -> Encoder:
-        return self.resumed(self.seed(request))
+        return self.resumed(_taken(*_shown(request)))
 
     def seed(self, request: ChatRequest) -> Mapping[str, Any]:
-        """The message that the answer goes on with, and the ids that are taken."""
-        body = request.body
-        messages = body.get("messages") or [body.get("message")]
-        messages = [message for message in messages if isinstance(message, Mapping)]
-        before = continued(messages, body.get("messageId"))
-        parts = [part for message in messages for part in message.get("parts") or ()]
-        return {
-            "continued": before.get("id"),
-            "parts": len(before.get("parts") or ()),
-            "messages": [message["id"] for message in messages if message.get("id")],
-            "calls": [part["toolCallId"] for part in parts if part.get("toolCallId")],
-        }
+        """The ids that are taken; and, for a replay, what the message had before: `{parts, metadata?}`, as the client
+        sent it, or None."""
+        before, messages = _shown(request)
+        had = {name: before[name] for name in ("parts", "metadata") if before.get(name) is not None}
+        kept = had if had and len(json_bytes(had)) <= MOST_BEFORE else None
+        return {**_taken(before, messages), "before": kept}
 
     def resumed(self, seed: Mapping[str, Any]) -> Encoder:
         return AISDKEncoder(seed)
+
+
+class AISDKReplay(AISDK):
+    """For a client that has emptied the message: what it had before comes right behind `start`. One that asks again by
+    POST still has it."""
+
+    def resumed(self, seed: Mapping[str, Any]) -> Encoder:
+        return AISDKEncoder(seed, seed.get("before"))
+
+
+def _shown(request: ChatRequest) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    """The message that the answer goes on with, and all that the client sent."""
+    body = request.body
+    messages = body.get("messages") or [body.get("message")]
+    messages = [message for message in messages if isinstance(message, Mapping)]
+    return continued(messages, body.get("messageId")), messages
+
+
+def _taken(before: Mapping[str, Any], messages: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """The ids that an answer must not give, or must."""
+    parts = [part for message in messages for part in message.get("parts") or ()]
+    return {
+        "continued": before.get("id"),
+        "parts": len(before.get("parts") or ()),
+        "messages": [message["id"] for message in messages if message.get("id")],
+        "calls": [part["toolCallId"] for part in parts if part.get("toolCallId")],
+    }
 
 
 def continued(messages: list[Mapping[str, Any]], named: Any) -> Mapping[str, Any]:
@@ -277,8 +302,9 @@ class AISDKEncoder(Encoder):
 
     HEADERS: ClassVar[Mapping[str, str]] = {"x-vercel-ai-ui-message-stream": "v1"}
 
-    def __init__(self, seed: Mapping[str, Any]) -> None:
-        """`seed` is `AISDK.seed`'s."""
+    def __init__(self, seed: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
+        """`seed` is `AISDK.seed`'s, and `before` the one in it, where that is to be said again."""
+        self._earlier = before or {}
         self._continued = seed["continued"]
         self._parts = seed["parts"]  # so that no two of a message have one id
         self._messages = Names(frozenset(seed["messages"]))
@@ -314,7 +340,7 @@ class AISDKEncoder(Encoder):
                 case Started():
                     self._answer = self._messages[event.id]
                     self._model = event.model
-                    out.append(_part("start", messageId=self._continued or self._answer))
+                    out += _again(self._continued or self._answer, self._earlier)
                     out.append(_part("start-step"))
                 case ToolCallStarted(call_id=call_id, name=name):
                     self._end(out)
@@ -383,10 +409,128 @@ def _called(call: ToolCallEnded, call_id: str) -> bytes:
     return _part("tool-input-available", **named, input=value)
 
 
-def _poisoned(value: msgspec.Raw) -> bool:
+def _poisoned(value: msgspec.Raw | bytes) -> bool:
     """Whether there are keys in it for which the client refuses the part, and ends the answer."""
     text = bytes(value)  # in strings these quotes are escaped
     return b'"__proto__":' in text or (b'"constructor":' in text and b'"prototype":' in text)
+
+
+def _again(message_id: str, before: Mapping[str, Any]) -> Iterator[bytes]:
+    """`start`, and parts of which the client makes those that the message had; what it would refuse is left out. (Of
+    other kinds than these a message can't be: `_take_assistant`.)"""
+    metadata = before.get("metadata")
+    told = metadata is not None and not _poisoned(json_bytes(metadata))
+    yield _part("start", messageId=message_id, **({"messageMetadata": metadata} if told else {}))
+    for at, part in enumerate(before.get("parts") or (), 1):
+        if _poisoned(json_bytes(part)):
+            continue
+        kind = part["type"]
+        if kind == "step-start":
+            yield _part("start-step")
+        elif kind in ("text", "reasoning"):
+            yield from _spoken_again(part, at)
+        elif kind == "dynamic-tool" or kind.startswith("tool-"):
+            yield from _called_again(part)
+        elif kind.startswith("data-") and "data" in part:
+            yield _part(kind, **_fit(part, "id"), data=part["data"])  # which calls `onData`, as a replay of any does
+        elif kind in _SOURCES:
+            shown = _fit(part, "sourceId", "url", "mediaType", "title", "filename", "providerMetadata")
+            if shown.keys() >= _SOURCES[kind]:
+                yield _part(kind, **shown)
+
+
+# Kinds of sources, and what each must have.
+_SOURCES = {"source-url": {"sourceId", "url"}, "source-document": {"sourceId", "mediaType", "title"}}
+
+
+def _spoken_again(part: Mapping[str, Any], at: int) -> Iterator[bytes]:
+    """The client keeps the id of a thought, so that is its own. What was broken off has no end, then as now."""
+    kind = part["type"]
+    own = part.get("id")
+    named = own if kind == "reasoning" and isinstance(own, str) else f"{kind}-{at}"
+    yield _part(f"{kind}-start", id=named, **_fit(part, "providerMetadata"))
+    if part.get("text"):
+        yield _part(f"{kind}-delta", id=named, delta=part["text"])
+    if part.get("state") != "streaming":
+        yield _part(f"{kind}-end", id=named, **_fit(part, "citations"))
+
+
+def _called_again(part: Mapping[str, Any]) -> Iterator[bytes]:
+    """Without `tool-input-available`, at which the client calls `onToolCall`: it takes the input from the deltas. It
+    keeps their text as `rawInput` until there is an output, so a call that was denied has that beside its `input`."""
+    call_id, state = part.get("toolCallId"), part.get("state")
+    dynamic = {"dynamic": True} if part["type"] == "dynamic-tool" else {}
+    name = part.get("toolName") if dynamic else part["type"].removeprefix("tool-")
+    if call_id is None or name is None:
+        return
+    named = {"toolCallId": call_id, "toolName": name, **dynamic}
+    made = _fit(part, "title", "toolMetadata", "providerExecuted", "callProviderMetadata")
+    yield _part("tool-input-start", **named, **made)
+    given = _fit(part, "resultProviderMetadata")
+    failed = {"errorText": part.get("errorText") or ""}
+    if state == "output-error" and "input" not in part and "rawInput" in part:
+        # So do clients of before version 7 have it where the model's JSON was wrong.
+        yield _part("tool-input-error", **named, **given, **failed, input=part["rawInput"])
+        return
+    raw = part.get("rawInput")
+    written = raw if state == "input-streaming" and isinstance(raw, str) else None
+    if written is None and "input" in part:
+        written = json_bytes(part["input"]).decode()
+    if written:
+        yield _part("tool-input-delta", toolCallId=call_id, inputTextDelta=written)
+    yield from _approved_again(part)
+    if state in ("output-available", "output-error"):
+        # Before an error too: `tool-output-error` alone leaves the deltas' text where it is.
+        came = {**given, **_fit(part, "preliminary")} if state == "output-available" else {}
+        yield _part("tool-output-available", toolCallId=call_id, **dynamic, **came, output=part.get("output"))
+    if state == "output-error":
+        yield _part("tool-output-error", toolCallId=call_id, **dynamic, **given, **failed)
+    elif state == "output-denied":
+        yield _part("tool-output-denied", toolCallId=call_id)
+
+
+def _approved_again(part: Mapping[str, Any]) -> Iterator[bytes]:
+    asked = part.get("approval")
+    if not isinstance(asked, Mapping) or not isinstance(asked.get("id"), str):
+        return
+    names = {"descriptor": "approvalDescriptor", "inputSchemaInput": "inputSchemaInput"}
+    more = {theirs: asked[name] for name, theirs in names.items() if name in asked}
+    why = {"reason": asked["requestReason"]} if isinstance(asked.get("requestReason"), str) else {}
+    own = _fit(asked, "isAutomatic", "signature")
+    yield _part("tool-approval-request", approvalId=asked["id"], toolCallId=part["toolCallId"], **more, **why, **own)
+    if isinstance(asked.get("approved"), bool):
+        said = _fit(asked, "reason")
+        yield _part("tool-approval-response", approvalId=asked["id"], approved=asked["approved"], **said)
+
+
+def _fit(part: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Those fields of a part that are there, and of a type that the client takes, under the names that they come by."""
+    found: dict[str, Any] = {}
+    for name in names:
+        value = part.get(name)
+        if name.endswith("Metadata") and name != "toolMetadata":
+            if isinstance(value, Mapping) and all(isinstance(own, Mapping) for own in value.values()):
+                found["providerMetadata"] = value
+        elif isinstance(value, _TYPES[name]):
+            found[name] = value
+    return found
+
+
+_TYPES: dict[str, type] = {
+    "id": str,
+    "sourceId": str,
+    "url": str,
+    "mediaType": str,
+    "title": str,
+    "filename": str,
+    "reason": str,
+    "signature": str,
+    "citations": list,
+    "toolMetadata": dict,
+    "isAutomatic": bool,
+    "preliminary": bool,
+    "providerExecuted": bool,
+}
 
 
 def _part(kind: str, **fields: Any) -> bytes:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from ..flow import followed
-from ..formats import FORMATS
+from ..formats.ai_sdk import AISDKReplay
 from ..response import whole
-from .serving import authorize, can_resume, dress, handed_out, house, journals, nothing, request_id, serve
+from .serving import authorize, dress, handed_out, house, journals, nothing, request_id, serve
 
 door = Blueprint("sluiceway_ui", __name__)
 dress(door, "native")
@@ -20,12 +20,13 @@ def chat() -> Response:
 
 @door.get("/api/chat/<path:chat_id>/stream")
 def chat_stream(chat_id: str) -> Response:
-    """`useChat` asks for what goes on in a chat: the latest answer, from its beginning, as it rebuilds its message. 204
-    is its word for "nothing"; a 404 it would show as an error. (An id is the client's own, and may have a slash.)"""
+    """`useChat` asks for what goes on in a chat: the latest answer, from its beginning, behind what its message had
+    before, as it rebuilds that. 204 is its word for "nothing"; a 404 it would show as an error. (An id is the client's
+    own, and may have a slash.)"""
     owner = authorize(house(), request)
     record = journals().find_chat(owner, chat_id)
-    form = FORMATS["ai_sdk"]()
-    if record is None or record.format != form.name or not can_resume(form):
+    form = AISDKReplay()
+    if record is None or record.format != form.name:
         return nothing()
     response = followed(house(), journals(), form, record, after=0, request_id=request_id(), environ=request.environ)
     return handed_out(response) if response is not None else nothing()

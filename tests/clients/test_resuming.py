@@ -62,9 +62,9 @@ def drive(driver: str, way: str, **job: Any) -> Seen:
         return running.seen(way)
 
 
-def page(services: Services, way: str, chat: str, model: str, **job: Any) -> Seen:
+def page(services: Services, way: str, chat: str, model: str, provider: str = "openai", **job: Any) -> Seen:
     """A page with a chat of the AI SDK's in it. `chars`: of text, until it is killed, or has it stopped."""
-    more = {"chat": chat, "model": f"openai/{model}", "messages": [], "chars": 40, **job}
+    more = {"chat": chat, "model": f"{provider}/{model}", "messages": [], "chars": 40, **job}
     return drive("use_chat_resume.mjs", way, **{"url": services.open.url, **more})
 
 
@@ -217,21 +217,141 @@ def test_an_id_is_whatever_the_app_takes_for_one(services: Services, chat: str) 
     assert seen["messages"] == done["messages"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the client empties a message before a replay, which has only what the second step said"
-)
-def test_a_message_of_two_steps_is_gone_on_with_in_its_second(services: Services) -> None:
+SUNNY: dict[str, Any] = {"output": {"sun": True, "wind": [None, 1.5, "\u2028"]}}
+FAILED: dict[str, Any] = {"state": "output-error", "errorText": "no such city"}
+
+
+def before_the_last_step(message: dict[str, Any]) -> list[dict[str, Any]]:
+    starts = [at for at, part in enumerate(message["parts"]) if part["type"] == "step-start"]
+    parts: list[dict[str, Any]] = message["parts"][: starts[-1]]
+    return parts
+
+
+@pytest.mark.parametrize("has", ["the question", "the first step", "half of the second"])
+def test_a_message_of_two_steps_is_gone_on_with_in_its_second(services: Services, has: str) -> None:
     """The page has answered the calls, and goes on with the same message."""
-    model = "steps-i30-tool2-once"
-    killed = page(services, "tools", "steps", model, chars=20)
+    model = f"{has.replace(' ', '')}-i30-tool2-once"
+    killed = page(services, "tools", f"steps {has}", model, chars=20, outputs=[SUNNY])
     question, begun = killed["messages"]
-    called = [part for part in begun["parts"] if "toolCallId" in part]
-    assert {part["state"] for part in called} == {"output-available"}
-    seen = page(services, "resume", "steps", model, messages=killed["messages"])
+    first = before_the_last_step(begun)
+    assert [part["state"] for part in first if "toolCallId" in part] == ["output-available"] * 2
+    shown = {"the question": [], "the first step": [{**begun, "parts": first}], "half of the second": [begun]}[has]
+    seen = page(services, "resume", f"steps {has}", model, messages=[question, *shown])
+    assert (seen["asked"], seen["status"], seen["error"]) == ([["GET", 200]], "ready", None)
     assert [message["id"] for message in seen["messages"]] == [question["id"], begun["id"]]
     message = seen["messages"][1]
-    assert [part for part in message["parts"] if "toolCallId" in part] == called
+    text = {"type": "text", "text": answer(model, step=1).text, "state": "done"}
+    assert message["parts"] == [*first, {"type": "step-start"}, text]
     assert seen["tools"] == []  # nobody is asked again for what has its output
+
+
+@pytest.mark.parametrize(
+    ("provider", "parts", "outputs"),
+    [
+        ("openai", "n5-tool2-think4-once", [SUNNY]),
+        ("anthropic", "n5-tool2-think4-once", [SUNNY]),
+        ("openai", "tool3-once", [SUNNY, FAILED, {"output": None}]),
+    ],
+    ids=["thoughts and text", "thoughts that are signed", "an error among the outputs"],
+)
+def test_a_message_of_two_steps_is_the_same_again(
+    services: Services, provider: str, parts: str, outputs: list[dict[str, Any]]
+) -> None:
+    model = f"twice-{parts}"
+    done = page(services, "tools", f"{provider} {model}", model, provider, chars=None, outputs=outputs)
+    assert [method for method, _ in done["asked"]] == ["POST", "POST"]
+    for messages in (done["messages"][:1], done["messages"]):
+        seen = page(services, "resume", f"{provider} {model}", model, messages=messages)
+        assert (seen["asked"], seen["status"], seen["error"]) == ([["GET", 200]], "ready", None)
+        assert seen["messages"] == done["messages"]
+        assert seen["tools"] == []
+
+
+def test_whatever_a_message_had_is_there_again(services: Services) -> None:
+    """Parts that other services write, and other clients: as this one has them."""
+    sealed = {"maker": {"seal": "s"}}
+    called = {"toolCallId": "A", "input": {"city": "Zürich"}}
+    asked = {"id": "approval", "requestReason": "it costs", "descriptor": {"price": 3}, "signature": "s"}
+    allowed = {**asked, "approved": True, "reason": "go on"}
+    parts: list[dict[str, Any]] = [
+        {"type": "step-start"},
+        {"type": "reasoning", "id": "thought", "text": "Hm", "state": "done", "providerMetadata": sealed},
+        {"type": "reasoning", "id": "redacted", "text": "", "state": "done", "providerMetadata": sealed},
+        {"type": "text", "text": "Let me see.", "state": "done", "providerMetadata": sealed},
+        {"type": "text", "text": "", "state": "streaming"},
+        {"type": "source-url", "sourceId": "s1", "url": "https://a.example", "title": "A", "providerMetadata": sealed},
+        {"type": "source-document", "sourceId": "s2", "mediaType": "text/plain", "title": "B", "filename": "b.txt"},
+        {"type": "data-weather", "id": "d1", "data": {"sun": None}},
+        {"type": "data-weather", "data": None},
+        {"type": "tool-look", **called, "state": "output-available", "output": 1, "approval": allowed},
+        {"type": "step-start"},
+        {
+            **called,
+            "type": "dynamic-tool",
+            "toolName": "look",
+            "toolCallId": "B",
+            "state": "output-available",
+            "output": "sun",
+            "title": "Look",
+            "toolMetadata": {"from": "there"},
+            "providerExecuted": True,
+            "preliminary": True,
+            "callProviderMetadata": sealed,
+            "resultProviderMetadata": {"maker": {"seal": "t"}},
+        },
+        {**called, "type": "dynamic-tool", "toolName": "look", "toolCallId": "C", "state": "output-error", **FAILED},
+        {"type": "tool-look", **called, "toolCallId": "D", "input": "no JSON", "state": "output-error", **FAILED},
+        {
+            "type": "tool-look",
+            "toolCallId": "E",
+            "state": "input-streaming",
+            "input": {"ci": "Z"},
+            "rawInput": '{"ci":"Z',
+        },
+        {"type": "tool-look", "toolCallId": "F", "state": "input-streaming"},
+        {"type": "step-start"},
+        {
+            **called,
+            "type": "tool-look",
+            "toolCallId": "G",
+            "state": "output-denied",
+            "approval": {**asked, "id": "another", "approved": False, "reason": "too much"},
+        },
+    ]
+    said: list[dict[str, Any]] = [
+        {"id": "q", "role": "user", "parts": [{"type": "text", "text": "hi"}]},
+        {"id": "a", "role": "assistant", "metadata": {"from": {"elsewhere": [1]}}, "parts": parts},
+    ]
+    done = page(services, "more", "foreign", "foreign-n5", messages=said)
+    assert (done["asked"], done["status"], done["error"]) == ([["POST", 200]], "ready", None)
+    assert done["messages"][1]["parts"][: len(parts)] == parts
+    seen = page(services, "resume", "foreign", "foreign-n5", messages=said[:1])
+    assert (seen["asked"], seen["status"], seen["error"]) == ([["GET", 200]], "ready", None)
+    denied = seen["messages"][1]["parts"][len(parts) - 1]
+    assert json.loads(denied.pop("rawInput")) == denied["input"]  # the client keeps that until there is an output
+    assert seen["messages"] == done["messages"]
+    assert seen["tools"] == []
+
+
+def test_who_asks_again_by_post_still_has_what_was_before(services: Services) -> None:
+    parts = [
+        {"type": "text", "text": "Let me see."},
+        {"type": "tool-look", "toolCallId": "A", "input": {}, "state": "output-available", "output": 1},
+    ]
+    body = {
+        "id": "posted again",
+        "model": "openai/posted-n3",
+        "messages": [
+            {"id": "q", "role": "user", "parts": [{"type": "text", "text": "hi"}]},
+            {"id": "a", "role": "assistant", "parts": parts},
+        ],
+    }
+    url, key = f"{services.open.url}/api/chat", {"Idempotency-Key": "posted-again"}
+    first, again = (requests.post(url, json=body, headers=key, timeout=30) for _ in range(2))
+    assert first.headers["Location"] == again.headers["Location"]
+    assert first.content == again.content
+    assert b"Let me see." not in again.content
+    assert b"Let me see." in requests.get(f"{url}/posted%20again/stream", timeout=30).content
 
 
 def test_an_answer_that_is_stopped_ends_for_its_page(services: Services) -> None:

@@ -25,11 +25,12 @@ const optionsOf = (job, seen) => ({
   }),
   onFinish: ({ isAbort, finishReason }) => seen.finished.push([isAbort, finishReason ?? null]),
   onToolCall: ({ toolCall }) => void seen.tools.push(toolCall.toolCallId),
+  sendAutomaticallyWhen: lastAssistantMessageIsCompleteWithToolCalls,
 });
 
-function chatOf(job, seen, more = {}) {
+function chatOf(job, seen) {
   Object.assign(seen, { asked: [], finished: [], statuses: [], tools: [] });
-  const chat = new Chat({ ...optionsOf(job, seen), ...more });
+  const chat = new Chat(optionsOf(job, seen));
   chat["~registerStatusCallback"](() => seen.statuses.push(chat.status));
   return chat;
 }
@@ -103,15 +104,25 @@ async function stopped(job, seen) {
   shows(chat, seen);
 }
 
-// A turn of two steps: the page answers the calls itself, which goes on with the same message, and is killed in that.
+// A turn of two steps: the page answers the calls itself, which goes on with the same message, and is killed in that, or
+// reads it to its end. `outputs`: of the calls, one after the other.
 async function tools(job, seen) {
-  const chat = chatOf(job, seen, { sendAutomaticallyWhen: lastAssistantMessageIsCompleteWithToolCalls });
+  const chat = chatOf(job, seen);
   await chat.sendMessage({ text: PROMPT });
-  for (const part of [...chat.lastMessage.parts])
-    if (part.toolCallId)
-      chat.addToolOutput({ tool: part.type.slice("tool-".length), toolCallId: part.toolCallId, output: { sun: true } });
-  await reached(chat, job.chars);
+  const calls = chat.lastMessage.parts.filter(({ toolCallId }) => toolCallId);
+  calls.forEach(({ type, toolCallId }, at) =>
+    chat.addToolOutput({ tool: type.slice("tool-".length), toolCallId, ...job.outputs[at % job.outputs.length] }),
+  );
+  if (job.chars === null) while (seen.finished.length < 2) await setImmediate();
+  else await reached(chat, job.chars);
   shows(chat, seen);
 }
 
-await main({ begin, whole, resume, hook, stopped, tools });
+// What is on the page already is gone on with.
+async function more(job, seen) {
+  const chat = chatOf(job, seen);
+  await chat.sendMessage();
+  shows(chat, seen);
+}
+
+await main({ begin, whole, resume, hook, stopped, tools, more });
