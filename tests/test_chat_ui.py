@@ -1095,7 +1095,7 @@ def test_the_stream_says_what_it_is(server: Service, path: str, header: str | No
     assert response.headers["Cache-Control"] == "no-cache, no-transform"
 
 
-@pytest.mark.parametrize("chat", ["c1", "a%2Fb%20c", "a/b", "%E6%9D%B1?x=1", "..."])
+@pytest.mark.parametrize("chat", ["c1", "a%2Fb%20c", "a/b", "%2Fa", "%0A", "%E6%9D%B1?x=1", "..."])
 def test_there_is_nothing_to_resume_yet(server: Service, fake_provider: FakeProvider, chat: str) -> None:
     path, _, query = chat.partition("?")
     response = requests.get(f"{server.url}/api/chat/{path}/stream?{query}", timeout=20)

@@ -22,7 +22,8 @@ BODY = {"model": "openai/fake-n5", "messages": [{"role": "user", "content": "hi"
 
 
 @pytest.fixture
-def keys(fake_provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> FakeProvider:
+def keys(fake_provider: FakeProvider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeProvider:
+    monkeypatch.setenv("SLUICEWAY_STORE__URL", f"sqlite:///{tmp_path}/sluiceway.db")
     for name, value in fake_provider.env.items():
         monkeypatch.setenv(name, value)
     return fake_provider
@@ -76,6 +77,8 @@ def test_routes_stand_under_the_prefix(shop: Flask) -> None:
     assert texts(client.post("/ai/v1/streams", json=BODY)) == answer("fake-n5").text
     assert client.get("/ai/healthz").json == {"status": "ok"}
     assert client.post("/v1/streams", json=BODY).status_code == 404
+    for chat in ("a", "%2Fa", "a%2F%2Fb"):
+        assert client.get(f"/ai/api/chat/{chat}/stream").status_code == 204
 
 
 def test_the_apps_own_pages_and_errors_stay_its_own(shop: Flask) -> None:

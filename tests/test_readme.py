@@ -58,7 +58,7 @@ def test_settings() -> None:
 def test_routes() -> None:
     shown = {tuple(route.strip("`").split(" ")) for route, _, _ in rows("Routes")}
     served = {
-        (method, rule.rule.replace("<path:chat_id>", "<id>"))
+        (method, rule.rule.replace("<sluiceway_any:chat_id>", "<id>"))
         for rule in create_app().url_map.iter_rules()
         if not rule.endpoint.endswith(".static")
         for method in rule.methods or set()

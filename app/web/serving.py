@@ -313,4 +313,5 @@ def _ours(exc: Exception) -> SluicewayError:
 
 def _routes() -> list[str]:
     # Files are no routes to be proposed; a blueprint's endpoint for its own is "door.static".
-    return sorted({rule.rule for rule in current_app.url_map.iter_rules() if not rule.endpoint.endswith("static")})
+    rules = [rule.rule for rule in current_app.url_map.iter_rules() if not rule.endpoint.endswith("static")]
+    return sorted({re.sub(r"<\w+:", "<", rule) for rule in rules})

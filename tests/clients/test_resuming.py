@@ -208,7 +208,7 @@ def test_reasoning_and_calls_are_there_again(services: Services) -> None:
     assert seen["finished"] == [[False, "tool-calls"]]
 
 
-@pytest.mark.parametrize("chat", ["a/b c", "a//b", "a/", "ä%2F?#", "stream", "a/stream", "日本"])
+@pytest.mark.parametrize("chat", ["a/b c", "a//b", "a/", "/a", "//", "a\nb", "ä%2F?#", "stream", "a/stream", "日本"])
 def test_an_id_is_whatever_the_app_takes_for_one(services: Services, chat: str) -> None:
     model = "named-n12"
     done = page(services, "whole", chat, model)
