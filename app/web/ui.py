@@ -30,6 +30,9 @@ def _convert(state: BlueprintSetupState) -> None:
 
 @door.post("/api/chat")
 def chat() -> Response:
+    """An answer with `"resumable": false` never comes near the store, so its chat still leads to an earlier one that
+    could be resumed, while that is kept. A page that asks is told that one again, under its own message's id: what it
+    shows already stays as it is."""
     return serve("ai_sdk", provider="openai")
 
 

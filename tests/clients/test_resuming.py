@@ -354,6 +354,21 @@ def test_who_asks_again_by_post_still_has_what_was_before(services: Services) ->
     assert b"Let me see." in requests.get(f"{url}/posted%20again/stream", timeout=30).content
 
 
+@pytest.mark.parametrize("shows", [2, 3, 4], ids=["one answer", "another question", "another answer"])
+def test_a_plain_answer_leaves_its_chat_to_the_one_before(services: Services, shows: int) -> None:
+    chat, model = f"plain {shows}", "plain-n5"
+    done = page(services, "whole", chat, model)
+    asked = [*done["messages"], {"id": "q2", "role": "user", "parts": [{"type": "text", "text": "And then?"}]}]
+    body = {"id": chat, "model": f"openai/{model}", "messages": asked, "resumable": False}
+    plain = requests.post(f"{services.open.url}/api/chat", json=body, timeout=30)
+    assert plain.status_code == 200
+    assert "Location" not in plain.headers
+    told = [*asked, {"id": "a2", "role": "assistant", "parts": [{"type": "text", "text": answer(model).text}]}]
+    seen = page(services, "resume", chat, model, messages=told[:shows])
+    assert (seen["asked"], seen["status"], seen["error"]) == ([["GET", 200]], "ready", None)
+    assert seen["messages"] == told[:shows]
+
+
 def test_an_answer_that_is_stopped_ends_for_its_page(services: Services) -> None:
     model = "stopped-n400-i30"
     seen = page(services, "stopped", "stopped", model)
