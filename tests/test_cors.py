@@ -227,7 +227,7 @@ def test_without_origins_nothing_is_said(
 def test_without_origins_a_preflight_is_any_options(inside: Callable[..., FlaskClient]) -> None:
     response = inside(cors_origins=[]).options("/v1/streams", headers={"Origin": OURS, **PREFLIGHT})
     assert (response.status_code, cors(response)) == (200, {})
-    assert set(response.headers["Allow"].split(", ")) == {"OPTIONS", "POST"}
+    assert set(response.headers["Allow"].split(", ")) == {"OPTIONS", "POST", "DELETE"}
 
 
 @pytest.mark.parametrize("origins", [["*"], [OURS, "*"]])

@@ -276,6 +276,36 @@ def test_stopped_from_elsewhere(pair: Pair, fake_provider: FakeProvider) -> None
     assert took[-1] < 2.0, took  # generous: the target is measured, 200 ms at p99
 
 
+@pytest.mark.parametrize("model", ["early-f5000", "early-slow5000"])
+def test_stopped_by_its_key_before_it_has_begun(pair: Pair, fake_provider: FakeProvider, model: str) -> None:
+    """Its id comes with the headers, which wait for the first token."""
+    key = {"Idempotency-Key": f"early-{uuid.uuid4()}"}
+    assert requests.delete(f"{pair.there.url}/v1/streams", headers=key, timeout=20).status_code == 404
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(requests.post, f"{pair.here.url}/v1/streams", json=asking(model), headers=key, timeout=20)
+        fake_provider.wait_for(lambda stats: stats.requests == 1)
+        began = time.monotonic()
+        stopped = requests.delete(f"{pair.there.url}/v1/streams", headers=key, timeout=20)
+        assert (stopped.status_code, stopped.json()["status"]) == (202, "stopping")
+        departed = eventually(lambda: [d for d in fake_provider.departures if _model_of(d) == "early"])
+        assert departed[0].at - began < 2.0
+        response = asked.result()
+    assert response.headers["Location"].endswith(stopped.json()["id"])
+    client = SSE()
+    client.take(response.content)
+    assert [event["type"] for event in client.events] == ["start", "usage", "finish"]
+    assert client.events[-1]["reason"] == "cancelled"
+    again = requests.delete(f"{pair.there.url}/v1/streams", headers=key, timeout=20)
+    assert (again.status_code, again.json()["status"]) == (200, "ended")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": ""}, {"Idempotency-Key": "a b"}])
+def test_a_stop_that_names_nothing(pair: Pair, headers: dict[str, str]) -> None:
+    refused = requests.delete(f"{pair.here.url}/v1/streams", headers=headers, timeout=20)
+    assert refused.status_code == 400
+    assert "Idempotency-Key" in refused.json()["error"]["message"]
+
+
 def _model_of(departure: Any) -> str:
     return str(departure.request.body["model"]).partition("-")[0]
 

@@ -247,6 +247,7 @@ def test_nobody_finds_what_was_never_begun(one: Store) -> None:
     assert one.find("s") is None
     assert one.read("s") is None
     assert one.find_chat("o", "c") is None
+    assert one.find_key("o", "k") is None
     one.forget("s")
 
 
@@ -257,6 +258,7 @@ def test_a_second_one_with_the_same_key_gets_the_first(one: Store, other: Store)
     one.append([Entry("first", 1, 1, "[]", ended=True)])
     assert begin(other, "third", key="k") == first
     assert other.find("third") is None
+    assert other.find_key("o" * 64, "k") == "first"
 
 
 def test_without_a_key_each_is_a_stream_of_its_own(one: Store) -> None:
@@ -268,6 +270,7 @@ def test_a_key_is_its_owners(one: Store) -> None:
     mine = one.create(record("mine", owner="a"), key="k", chat=None)
     assert one.create(record("theirs", owner="b"), key="k", chat=None).id == "theirs"
     assert one.create(record("again", owner="a"), key="k", chat=None) == mine
+    assert [one.find_key(owner, "k") for owner in "abc"] == ["mine", "theirs", None]
     assert one.create(record("open", owner=""), key="k", chat=None).id == "open"
     assert one.create(record("open2", owner=""), key="k", chat=None).id == "open"
 
@@ -277,6 +280,7 @@ def test_keys_and_chats_are_any_text(one: Store, text: str) -> None:
     begin(one, "first", key=text, chat=text)
     assert begin(one, "second", key=text).id == "first"
     assert one.find_chat("o" * 64, text) == "first"
+    assert one.find_key("o" * 64, text) == "first"
     assert begin(one, "third", key=text + "x").id == "third"
     assert begin(one, "fourth", key=text[:-1] + "?").id == "fourth"
 
@@ -285,6 +289,7 @@ def test_owner_and_key_do_not_run_together(one: Store) -> None:
     one.create(record("first", owner="a"), key="b:c", chat="b:c")
     assert one.create(record("second", owner="a:b"), key="c", chat="c").id == "second"
     assert one.find_chat("a", "b:c") == "first"
+    assert one.find_key("a", "b:c") == "first"
 
 
 def test_of_two_processes_that_begin_with_one_key_at_the_same_time_one_does(
@@ -501,6 +506,7 @@ def test_a_running_stream_is_unknown_after_its_lifetime(open_store: Callable[...
     eventually(lambda: other.find("s") is None, what="its end")
     assert other.read("s") is None
     assert other.find_chat("o" * 64, "c") is None
+    assert other.find_key("o" * 64, "k") is None
     assert one.append([Entry("s", 2, 2, "[2]")]) == {"s"}
     assert one.end("s", "[]") == 0
     assert begin(other, "again", key="k", chat="c").id == "again"
@@ -523,11 +529,12 @@ def test_an_ended_stream_is_kept_from_its_end_for_the_time_to_live(
     begin(one, "running")
     assert read(one, "brief").ended
     eventually(lambda: one.find("brief") is None and one.find("running") is None, what="the end of both")
+    assert one.find_key("o" * 64, "brief") is None
     assert begin(brief, "again", key="brief").id == "again"
     assert one.find_chat("o" * 64, "brief") is None
     assert read(one, "kept").ended
     assert begin(one, "kept again", key="kept").id == "kept"
-    assert one.find_chat("o" * 64, "kept") == "kept"
+    assert one.find_chat("o" * 64, "kept") == one.find_key("o" * 64, "kept") == "kept"
 
 
 def test_a_forgotten_stream_never_was(one: Store, other: Store) -> None:
@@ -538,6 +545,7 @@ def test_a_forgotten_stream_never_was(one: Store, other: Store) -> None:
     assert one.find("s") is None
     assert one.read("s") is None
     assert one.find_chat("o" * 64, "c") is None
+    assert one.find_key("o" * 64, "k") is None
     assert one.append([Entry("s", 2, 2, "[2]")]) == {"s"}
     assert one.end("s", "[]") == 0
     assert begin(one, "s", key="k").id == "s"
@@ -574,6 +582,7 @@ def calls(store: Store) -> dict[str, Callable[[], object]]:
         "end": lambda: store.end("s", "[]"),
         "read": lambda: store.read("s"),
         "find": lambda: store.find("s"),
+        "find_key": lambda: store.find_key("o", "k"),
         "find_chat": lambda: store.find_chat("o", "c"),
         "forget": lambda: store.forget("s"),
         "check": store.check,

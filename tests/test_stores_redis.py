@@ -59,6 +59,7 @@ CALLS: dict[str, Callable[[Redis], object]] = {
     "end": lambda store: store.end("st", "[]"),
     "read": lambda store: store.read("st"),
     "find": lambda store: store.find("st"),
+    "find_key": lambda store: store.find_key("owner", "key"),
     "find_chat": lambda store: store.find_chat("owner", "chat"),
     "forget": lambda store: store.forget("st"),
     "check": lambda store: store.check(),

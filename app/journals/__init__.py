@@ -132,6 +132,13 @@ class Journals:
             raise _unknown()
         return record
 
+    def find_key(self, owner: str, key: str) -> str:
+        """The stream that this owner's idempotency `key` leads to. Raises `NotFound`."""
+        stream = self._store.find_key(owner, key)
+        if stream is None:
+            raise NotFound("no stream has this Idempotency-Key; it may not be asked for yet, or not kept any more")
+        return stream
+
     def find_chat(self, owner: str, chat: str) -> Record | None:
         stream = self._store.find_chat(owner, chat)
         return None if stream is None else self._store.find(stream)

@@ -94,6 +94,9 @@ class Store(Protocol):
 
     def find(self, stream: str) -> Record | None: ...
 
+    def find_key(self, owner: str, key: str) -> str | None:
+        """The stream that an idempotency key of this owner's leads to, if it is still kept."""
+
     def find_chat(self, owner: str, chat: str) -> str | None:
         """The latest stream of a chat of this owner's, if it is still kept."""
 

@@ -196,7 +196,7 @@ end
 return cmsgpack.pack({h[1], last, h[3] == '1', entries})
 """)
 
-_FIND_CHAT = _Script("""
+_FOLLOW = _Script("""
 local id = redis.call('GET', ARGV[1])
 return id and redis.call('EXISTS', name('stream', id)) == 1 and id
 """)
@@ -401,8 +401,14 @@ class Redis:
         [record] = self._call(("HGET", b"sluiceway:stream:" + _bytes(stream), "record"))
         return None if record is None else _decode_record(record)
 
+    def find_key(self, owner: str, key: str) -> str | None:
+        return self._follow(_lead("key", owner, key))
+
     def find_chat(self, owner: str, chat: str) -> str | None:
-        found = self._run(_FIND_CHAT, _lead("chat", owner, chat))
+        return self._follow(_lead("chat", owner, chat))
+
+    def _follow(self, lead: str) -> str | None:
+        found = self._run(_FOLLOW, lead)
         return None if found is None else str(found, "utf-8")
 
     def forget(self, stream: str) -> None:

@@ -307,6 +307,10 @@ class SQLite:
         found = self._ask(self._reader, lambda db: db.execute(FIND, (stream, time.time())).fetchone())
         return record_of(found) if found else None
 
+    def find_key(self, owner: str, key: str) -> str | None:
+        found = self._ask(self._reader, lambda db: db.execute(FIND_KEY, (owner, key, time.time())).fetchone())
+        return str(found[0]) if found else None
+
     def find_chat(self, owner: str, chat: str) -> str | None:
         found = self._ask(self._reader, lambda db: db.execute(FIND_CHAT, (owner, chat, time.time())).fetchone())
         return str(found[0]) if found else None

@@ -20,6 +20,7 @@ from .serving import (
     dress,
     handed_out,
     house,
+    idempotency_key,
     journals,
     last_event_id,
     nothing,
@@ -59,9 +60,23 @@ def follow(stream: str) -> Response:
     return handed_out(response) if response is not None else nothing()
 
 
+@door.delete("/v1/streams")
+def stop_by_key() -> Response:
+    """By the `Idempotency-Key` that it was asked for with: for who wants it stopped before the answer to that POST, in
+    which its id is, has come."""
+    owner = authorize(house(), request)
+    key = idempotency_key(request)
+    if key is None:
+        raise InvalidRequest("name the stream: DELETE /v1/streams/<id>, or give its Idempotency-Key")
+    return _stopped(journals().find_key(owner, key), owner)
+
+
 @door.delete("/v1/streams/<stream>")
 def stop(stream: str) -> Response:
-    owner = authorize(house(), request)
+    return _stopped(stream, authorize(house(), request))
+
+
+def _stopped(stream: str, owner: str) -> Response:
     stopping = journals().stop(stream, owner)
     return whole({"id": stream, "status": "stopping" if stopping else "ended"}, 202 if stopping else 200)
 
