@@ -15,6 +15,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -306,17 +307,37 @@ def test_a_new_chat_stops_the_answer_of_the_old_one(
     expect(page.get_by_role("button", name="Send")).to_be_visible()
 
 
+@pytest.mark.parametrize("by", ["Stop", "New chat"])
 def test_stop_before_the_first_token_ends_the_stream_at_the_provider(
-    open_page: Callable[..., Page], fake_provider: FakeProvider
+    by: str, open_page: Callable[..., Page], fake_provider: FakeProvider
 ) -> None:
-    page = open_page("openai/fake-n500-i20-f1500")
+    page = open_page("openai/fake-n500-i20-f30000")
     ask(page)
     fake_provider.wait_for(lambda stats: stats.open_streams == 1)
-    page.get_by_role("button", name="Stop").click()
-    until(page, "stopped")
+    clicked = time.monotonic()
+    page.get_by_role("button", name=by).click()
     fake_provider.wait_for(lambda stats: stats.open_streams == 0 and stats.aborted == 1)
-    expect(page.locator(".notice")).to_contain_text("Stopped.")
+    assert fake_provider.departures[0].at - clicked < 2.0
+    if by == "Stop":
+        until(page, "stopped")
+        expect(page.locator(".notice")).to_contain_text("Stopped.")
     assert fake_provider.stats().requests == 1
+
+
+def test_stop_that_overtakes_the_question_ends_the_stream_at_the_provider(
+    open_page: Callable[..., Page], fake_provider: FakeProvider
+) -> None:
+    page = open_page("openai/fake-n500-i20")
+    held: list[Route] = []
+    page.route("**/v1/streams", lambda route: held.append(route) if not held else route.continue_())
+    with page.expect_request("**/v1/streams"):
+        ask(page)
+    with page.expect_response("**/v1/streams") as early:
+        page.get_by_role("button", name="Stop").click()
+    assert (early.value.request.method, early.value.status) == ("DELETE", 404)
+    until(page, "stopped")
+    held[0].continue_()
+    fake_provider.wait_for(lambda stats: stats.open_streams == 0 and stats.aborted == 1)
 
 
 # The page is loaded again, or loses its connection
@@ -387,13 +408,15 @@ def test_a_reload_before_the_first_token_goes_on_waiting_for_it(
 def test_stop_after_a_reload_before_the_first_token(
     open_page: Callable[..., Page], fake_provider: FakeProvider
 ) -> None:
-    page = open_page("openai/fake-n500-i20-f2000")
+    page = open_page("openai/fake-n500-i20-f30000")
     ask(page)
     fake_provider.wait_for(lambda stats: stats.open_streams == 1)
     page.reload()
+    clicked = time.monotonic()
     page.get_by_role("button", name="Stop").click()
     until(page, "stopped")
     fake_provider.wait_for(lambda stats: stats.open_streams == 0 and stats.aborted == 1)
+    assert fake_provider.departures[0].at - clicked < 2.0
     assert fake_provider.stats().requests == 1
 
 

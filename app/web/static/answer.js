@@ -8,6 +8,8 @@
 
 import { AnswerError, eventsOf, request } from "./stream.js";
 
+const STREAMS = "v1/streams";
+
 // Between the tries to get back to a stream. All in all less than the server lets one go on without a reader (30 s).
 const PAUSES_S = [0.5, 1, 2, 4, 8];
 
@@ -87,15 +89,18 @@ export async function* streamAnswer(body, place, signal, lost = () => {}) {
 
 /** Ends what may still be running of an answer. Nobody waits for it: what it does not reach, the server ends itself. */
 export function stopStream(place) {
-  if (!place.stream) return;
+  const { stream, key, last } = place;
+  if (!stream && (!key || last)) return;
+  // Its id comes with the first token; until then its key stands for it.
+  const [path, headers] = stream ? [at(stream), {}] : [STREAMS, { "Idempotency-Key": key }];
   // keepalive: also where the page is left at once.
-  request(at(place.stream), { method: "DELETE", keepalive: true }).catch(() => {});
+  request(path, { method: "DELETE", headers, keepalive: true }).catch(() => {});
   place.stream = "";
 }
 
 async function begin(body, place, signal) {
   const ask = (body, more) =>
-    request("v1/streams", {
+    request(STREAMS, {
       method: "POST",
       headers: { "Content-Type": "application/json", Accept: "text/event-stream", ...more.headers },
       body: JSON.stringify(body),
@@ -103,7 +108,8 @@ async function begin(body, place, signal) {
     });
   if (!place.key) return ask(body, { signal });
   try {
-    // Without the signal: the answer's name comes with the headers, and only by that it can be stopped.
+    // Without the signal: where Stop overtakes this, the server does not know the key yet, and the answer is stopped by
+    // the name that comes with its headers.
     const asked = ask({ ...body, resumable: true }, { headers: { "Idempotency-Key": place.key } });
     const response = await unlessAborted(asked, signal, (late) => {
       late.body?.cancel().catch(() => {});
@@ -145,7 +151,7 @@ function gone(place, { requestId = "" } = {}) {
   });
 }
 
-const at = (stream) => `v1/streams/${stream}`;
+const at = (stream) => `${STREAMS}/${stream}`;
 
 /** As it stands in a URL. The path in front of it is the server's view, which a proxy may have changed. */
 const nameOf = (response) => response.headers.get("Location")?.split("/").pop() ?? "";
