@@ -67,6 +67,8 @@ def rounds(rig: Rig, servers: list[Server], scenarios: Sequence[str], count: int
                 continue
             for at, server in enumerate(servers):
                 doors = [door for door in server.peer.doors if name in door.only]
+                if not doors:
+                    continue
                 if scenario.kind == "memory":
                     if server.process is None:
                         continue
