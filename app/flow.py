@@ -135,12 +135,12 @@ def resumable(
     server = house.settings.server
     try:
         first = _begin(follower, time.monotonic() + server.hold_s)
+        encoder = form.resumed(msgspec.json.decode(begun.record.seed))
     except BaseException:
         follower.close()
         if begun.mine and claim.key is None and request.chat is None:
             journals.abandon(begun.record.id)
         raise
-    encoder = form.resumed(msgspec.json.decode(begun.record.seed))
     return begun.record, streamed(
         first,
         follower,
@@ -172,13 +172,14 @@ def followed(
     follower = journals.follow(record.id, record.owner, environ)
     try:
         first = follower.read(time.monotonic())
+        encoder = After(form.resumed(seed), after)
     except BaseException:
         follower.close()
         raise
     return streamed(
         first,
         follower,
-        After(form.resumed(seed), after),
+        encoder,
         form.mimetype,
         headers={},
         heartbeat_s=house.settings.server.heartbeat_s,

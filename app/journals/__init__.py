@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..answers import Answer
-from ..errors import Internal, InvalidRequest, NotFound, SluicewayError, StoreUnavailable, StreamBroken
+from ..errors import Draining, Internal, InvalidRequest, NotFound, SluicewayError, StoreUnavailable, StreamBroken
 from ..events import Event, Failed
 from ..house import House
 from ..stores import MAIL_BYTES, STORES, Entry, Record, Store
@@ -68,10 +68,11 @@ class Journals:
         )
         self._opening = threading.Lock()
         self._pid = 0  # the process in which the rest is valid
+        self._opened = 0  # how often: what runs for an earlier time ends
         self._mailbox = ""
+        self._beginning: dict[str, list[bytes]] = {}  # streams that may be in the store, and are not in `_journals` yet
         self._journals: dict[str, Journal] = {}
         self._mirrors: dict[str, Mirror] = {}
-        self._beginning: set[str] = set()  # in the store, maybe, and not among the journals yet
         self._lock = threading.Lock()  # never held over a wait
         self._changed: list[Journal] = []
         self._anything = threading.Event()
@@ -94,31 +95,47 @@ class Journals:
         self._open()
         record = msgspec.structs.replace(record, home=self._mailbox)
         passed = None if chat is None else self._store.find_chat(record.owner, chat)
-        self._beginning.add(record.id)
-        try:
-            known = self._store.create(record, key=key, chat=chat)
-            if known.id == record.id:
-                follower = self._begun(record, make, environ)
-        finally:
-            self._beginning.discard(record.id)
-        if known.id != record.id:
+        for _ in range(_KEY_TIMES):
+            known, follower = self._create(make, record, key=key, chat=chat, environ=environ)
+            if follower is not None:
+                if passed is not None:
+                    self._pass(passed)
+                return Begun(record=known, follower=follower, mine=True)
             if known.body_hash != record.body_hash:
                 raise InvalidRequest("this Idempotency-Key was given with another request before; take a new one")
-            return Begun(record=known, follower=self.follow(known.id, known.owner, environ), mine=False)
-        if passed is not None:
-            self._pass(passed)
-        return Begun(record=record, follower=follower, mine=True)
+            with contextlib.suppress(NotFound):  # it never began, and was forgotten meanwhile
+                return Begun(record=known, follower=self.follow(known.id, known.owner, environ), mine=False)
+        raise StreamBroken("the stream of this Idempotency-Key is not kept any more; take a new one")
 
-    def _begun(self, record: Record, make: Callable[[], Answer], environ: Mapping[str, Any]) -> Follower:
+    def _create(
+        self,
+        make: Callable[[], Answer],
+        record: Record,
+        *,
+        key: str | None,
+        chat: str | None,
+        environ: Mapping[str, Any],
+    ) -> tuple[Record, Follower | None]:
+        """Without a follower: the stream is another one, which this owner's key leads to."""
+        early: list[bytes] = []
+        self._beginning[record.id] = early
         try:
-            journal = Journal(record, make(), self._changed_one)
-        except BaseException:
-            self._store.forget(record.id)
-            raise
-        follower = Follower(journal, self._store, environ)
-        self._journals[record.id] = journal
+            known = self._store.create(record, key=key, chat=chat)
+            if known.id != record.id:
+                return known, None
+            try:
+                journal = Journal(record, make(), self._changed_one)
+            except BaseException:
+                self._store.forget(record.id)
+                raise
+            follower = Follower(journal, self._store, environ)
+            self._journals[record.id] = journal
+        finally:
+            del self._beginning[record.id]
+            for mail in early:
+                self._receive(mail)
         _aside(journal.run)
-        return follower
+        return record, follower
 
     def abandon(self, stream: str) -> None:
         """Nobody knows of it who could come back: it need not wait for the grace."""
@@ -147,7 +164,12 @@ class Journals:
         """Raises what `find` raises."""
         self._open()
         feed = self._feed(stream, owner)
-        follower = Follower(feed, self._store, environ, self._house.admission)
+        try:
+            follower = Follower(feed, self._store, environ, self._house.admission)
+        except SluicewayError:
+            if isinstance(feed, Mirror) and not feed.started:
+                self._drop(feed)
+            raise
         if isinstance(feed, Mirror) and not feed.started:
             feed.started = True
             _aside(lambda: self._mirror(feed))
@@ -172,13 +194,14 @@ class Journals:
         """End it, wherever it is written. False: it has ended already. Raises what `find` raises."""
         self._open()
         record = self.find(stream, owner)
-        if (journal := self._journals.get(stream)) is not None:
-            journal.stop("stop")
-            return True
-        page = self._store.read(stream)
-        if page is None or page.ended:
-            return False
-        if record.home == self._mailbox or not self._store.send(record.home, pack(Stop(stream))):
+        if stream not in self._journals:
+            page = self._store.read(stream)
+            if page is None or page.ended:
+                return False
+        mail = pack(Stop(stream))
+        if stream in self._journals or stream in self._beginning:
+            self._receive(mail)
+        elif record.home == self._mailbox or not self._store.send(record.home, mail):
             bury(self._store, stream)
         return True
 
@@ -189,8 +212,11 @@ class Journals:
 
     def close(self) -> None:
         if self._pid == os.getpid():
-            self._store.close()
             self._pid = 0
+            self._opened += 1
+            self._anything.set()
+            self._break_off(list(self._journals.values()), Draining("the server is restarting; send the request again"))
+            self._store.close()
 
     def _pass(self, stream: str) -> None:
         with contextlib.suppress(StoreUnavailable):
@@ -212,8 +238,11 @@ class Journals:
                 known = self._known(stream)  # by now
                 if known is None and record.home != self._mailbox:
                     known = self._mirrors[stream] = Mirror(record, self._store, self._mailbox, page.last)
-            if known is None:  # it is not written here any more
-                bury(self._store, stream)
+            if known is None:
+                if stream in self._beginning:
+                    time.sleep(_MOMENT_S)
+                else:  # it is not written here any more
+                    bury(self._store, stream)
                 return self._feed(stream, owner)
         if known.record.owner != owner:
             raise _unknown()
@@ -227,7 +256,10 @@ class Journals:
         return mirror if mirror is not None and mirror.followers else None
 
     def _mirror(self, mirror: Mirror) -> None:
-        mirror.run()
+        mirror.run(lambda: self._mirrors.get(mirror.record.id) is mirror)
+        self._drop(mirror)
+
+    def _drop(self, mirror: Mirror) -> None:
         if self._mirrors.get(mirror.record.id) is mirror:
             del self._mirrors[mirror.record.id]
 
@@ -240,7 +272,9 @@ class Journals:
                 self._mailbox = self._store.listen(self._receive)
                 self._journals.clear()
                 self._mirrors.clear()
+                self._changed.clear()
                 self._pid = os.getpid()
+                self._opened += 1
                 _aside(self._write_on)
                 _aside(self._look_on)
 
@@ -250,11 +284,13 @@ class Journals:
         self._anything.set()
 
     def _write_on(self) -> None:
-        pid = self._pid
+        opened = self._opened
         wrote_at = 0.0
-        while self._pid == pid:
+        while True:
             self._anything.wait()
             time.sleep(max(0.0, wrote_at + WRITE_S - time.monotonic()))
+            if self._opened != opened:
+                return
             self._anything.clear()
             try:
                 self._write()
@@ -281,6 +317,9 @@ class Journals:
         except Exception:
             self._break_off([journal for journal, _, _ in given], Internal("the stream failed inside the service"))
             raise
+        for journal, entry, _ in given:
+            if entry.stream not in refused:
+                journal.written = entry.last
         self._tell([(journal, entry) for journal, entry, _ in given if entry.stream not in refused])
         for at, (journal, entry, events) in enumerate(given):
             if entry.stream in refused:
@@ -334,27 +373,34 @@ class Journals:
         """Those of other workers who follow it."""
         parcels: dict[str, list[Entry]] = {}
         for journal, entry in written:
-            for mailbox in journal.watchers:
+            for mailbox in tuple(journal.watchers):
                 parcels.setdefault(mailbox, []).append(entry)
         for mailbox, entries in parcels.items():
-            for mail in _mails(entries):
-                self._send(mailbox, mail)
+            if not all(self._send(mailbox, mail) for mail in _mails(entries)):
+                # To find out that nobody is there may take a while, and everybody waits for it here: once is enough.
+                for journal in tuple(self._journals.values()):
+                    journal.watchers.pop(mailbox, None)
 
-    def _send(self, mailbox: str, mail: bytes) -> None:
-        """Whom it does not reach asks again, `WATCH_S` later."""
+    def _send(self, mailbox: str, mail: bytes) -> bool:
+        """False: nobody is there. Whom it does not reach asks again, `WATCH_S` later."""
         with contextlib.suppress(StoreUnavailable):
-            self._store.send(mailbox, mail)
+            return self._store.send(mailbox, mail)
+        return True
 
     def _receive(self, mail: bytes) -> None:
-        match unpack(mail):
+        said = unpack(mail)
+        if isinstance(said, _TO_HOME) and (early := self._beginning.get(said.stream)) is not None:
+            early.append(mail)  # another worker has found it in the store before we have heard that it is there
+            return
+        match said:
             case Watch(stream=stream, sender=sender):
                 journal = self._journals.get(stream)
-                if journal is None and stream not in self._beginning:
+                if journal is None:
                     self._send(sender, pack(Gone(stream)))
-                elif journal is not None:
+                else:
                     journal.watch(sender)
-                    if journal.last:
-                        self._send(sender, pack(News([Entry(stream, journal.last, journal.last, "")])))
+                    if (last := journal.written) > 0:
+                        self._send(sender, pack(News([Entry(stream, last, last, "")])))
             case News(entries=entries):
                 for entry in entries:
                     if (mirror := self._mirrors.get(entry.stream)) is not None:
@@ -374,13 +420,16 @@ class Journals:
 
     def _look_on(self) -> None:
         """Stop what nobody reads."""
-        pid = self._pid
+        opened = self._opened
         every_s = min(0.5, max(0.05, self._grace_s / 4))
-        while self._pid == pid:
+        while self._opened == opened:
             time.sleep(every_s)
             for journal in tuple(self._journals.values()):
-                if journal.is_left(self._grace_s):
-                    journal.stop("grace")
+                try:
+                    if journal.is_left(self._grace_s):
+                        journal.stop("grace")
+                except Exception:
+                    log.exception("looking after a resumable stream failed by a defect of ours")
 
 
 def _unknown() -> NotFound:
@@ -391,6 +440,14 @@ def _aside(call: Callable[[], None]) -> None:
     """Beside the request that is being answered, and without its context."""
     contextvars.Context().run(Task, call)
 
+
+_TO_HOME = (Watch, Left, Passed, Stop)
+
+# Until a stream that is in the store already is here too.
+_MOMENT_S = 0.01
+
+# So often a key leads to a stream that is gone when it is looked for, before that passes for no coincidence.
+_KEY_TIMES = 3
 
 # Behind every event: to ask only whether a stream has ended.
 _LAST = 2**31

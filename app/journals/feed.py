@@ -40,7 +40,8 @@ class Feed:
         """What is in the store behind the event `after`, or a part of it; None: the stream is not. Of many who ask for
         the same at the same time, one asks the store."""
         with self._reading:
-            known = self._pages.get(after)
+            pages = self._pages
+            known = pages.get(after)
             if known is not None and known.at < time.monotonic() - _KEPT_S:
                 known = None
             if known is None:
@@ -52,10 +53,10 @@ class Feed:
                 for entry in page.entries:
                     events += decode(entry.data)[max(0, last + 1 - entry.first) :]
                     last = entry.last
-                known = self._pages[after] = Stored(events, page.last, time.monotonic())
-                self._pages.move_to_end(after)
-                while len(self._pages) > _PAGES:
-                    self._pages.popitem(last=False)
+                known = pages[after] = Stored(events, page.last, time.monotonic())
+                pages.move_to_end(after)
+                while len(pages) > _PAGES:
+                    pages.popitem(last=False)
             return known
 
     def publish(self, first: int, events: list[Event], *, ended: bool) -> None:
@@ -74,7 +75,7 @@ class Feed:
         if follower in self.followers:
             self.followers.remove(follower)
         if not self.followers:
-            self._pages.clear()
+            self._pages = OrderedDict()  # not `clear`: another thread may be using it
 
 
 class Stored(NamedTuple):
@@ -179,8 +180,11 @@ class Follower:
         """All that was offered and follows what was read, in one batch."""
         events: list[Event] = []
         ended = False
-        while self._offered and not ended:
-            first, offered, ended = self._offered.popleft()
+        while not ended:
+            try:
+                first, offered, ended = self._offered.popleft()
+            except IndexError:
+                break
             if first > self._seen + 1:
                 self._behind = True
                 self._offered.clear()
@@ -191,7 +195,7 @@ class Follower:
 
     def _stored(self) -> Batch | None:
         read = self._feed.stored(self._store, self._seen)
-        if read is None:
+        if read is None or (not read.events and self._feed.last > self._seen):
             gone = StreamBroken("the stream is not kept any more; send the request again")
             return Batch([Failed(error=gone, beside=True)], None, True)
         self._seen += len(read.events)

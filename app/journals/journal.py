@@ -36,6 +36,7 @@ class Journal(Feed):
         super().__init__(record)
         self.answer = answer
         self.watchers: dict[str, float] = {}  # mailboxes of workers in which it is followed, and until when
+        self.written = 0  # the last event that is in the store; `last` comes to it when it is published here
         self.broken = False  # nothing more can be written of it
         self.passed = False  # nobody comes back to it
         self._changed = changed
@@ -70,9 +71,9 @@ class Journal(Feed):
 
     def take(self, batch: Batch) -> bool:
         """Have it written. False: let it be written first."""
-        if self.broken:
-            return True
         events = batch.events
+        if self.broken or not events:
+            return True
         with self._lock:
             if not self._taken:
                 self._changed(self)
@@ -87,8 +88,10 @@ class Journal(Feed):
         return msgspec.structs.replace(event, id=self.record.id) if isinstance(event, Started) else event
 
     def _wait_for_room(self) -> None:
-        while len(self._taken) >= _WAITING and not self.broken:
+        while True:
             self._room.clear()
+            if len(self._taken) < _WAITING or self.broken:
+                return
             self._room.wait(_PATIENCE_S)
 
     def give(self, number: int) -> tuple[Entry, list[Event]]:
@@ -125,7 +128,7 @@ class Journal(Feed):
         now = time.monotonic()
         for mailbox, until in tuple(self.watchers.items()):
             if until < now:
-                del self.watchers[mailbox]
+                self.watchers.pop(mailbox, None)
         if self.followers or self.watchers:
             self._unread_since = now
             return False

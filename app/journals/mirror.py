@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from ..errors import StoreUnavailable, StreamBroken
 from ..events import TERMINAL, Failed
@@ -31,12 +32,13 @@ class Mirror(Feed):
         self._store = store
         self._mailbox = mailbox
         self._wake = threading.Event()
+        self._publishing = threading.Lock()
         self._lacks = False  # there is more in the store than was published here
         self._gone = False  # its home says that it does not write it
         self.started = False
 
-    def run(self) -> None:
-        """Until it has ended, or nobody follows it here."""
+    def run(self, is_latest: Callable[[], bool]) -> None:
+        """Until it has ended, or nobody follows it here. `is_latest`: no other mirror of it has been made since."""
         watch = pack(Watch(self.record.id, self._mailbox))
         missed = 0
         watched_at = -WATCH_S
@@ -53,7 +55,7 @@ class Mirror(Feed):
                     continue
                 self._wake.wait(max(0.0, watched_at + WATCH_S - time.monotonic()))
                 self._wake.clear()
-            if not self.ended:
+            if not self.ended and is_latest():
                 self._store.send(self.record.home, pack(Left(self.record.id, self._mailbox)))
         except StoreUnavailable as exc:
             self.break_off(exc)
@@ -68,12 +70,14 @@ class Mirror(Feed):
 
     def take(self, entry: Entry) -> None:
         """By mail."""
-        if entry.last > self.last:
+        with self._publishing:
+            if entry.last <= self.last:
+                return
             if entry.data and entry.first == self.last + 1 and not self._lacks:
                 self.publish(entry.first, decode(entry.data), ended=entry.ended)
             else:
                 self._lacks = True
-            self._wake.set()
+        self._wake.set()
 
     def gone(self) -> None:
         """By mail. What it wrote last may be in the store and not here."""
@@ -89,9 +93,10 @@ class Mirror(Feed):
                 self.ended = True
                 return
             for entry in page.entries:
-                events = decode(entry.data)[max(0, self.last + 1 - entry.first) :]
-                if events:
-                    self.publish(self.last + 1, events, ended=isinstance(events[-1], TERMINAL))
+                with self._publishing:
+                    events = decode(entry.data)[max(0, self.last + 1 - entry.first) :]
+                    if events:
+                        self.publish(self.last + 1, events, ended=isinstance(events[-1], TERMINAL))
             if self.last >= page.last:
                 return
 
