@@ -33,7 +33,7 @@ class Breaker:
         self._in_a_row = 0
         self._opened_at: float | None = None  # None: closed
         self._probing = False
-        self._last: SluicewayError | None = None
+        self._last: tuple[type[SluicewayError], str] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -57,7 +57,7 @@ class Breaker:
     def failed(self, entered: int, error: SluicewayError) -> None:
         if entered != self._era:
             return
-        self._last = error
+        self._last = type(error), error.message  # not itself: by its traceback it holds a whole answer
         self._in_a_row += 1
         if self._probing or self._in_a_row >= self._limit:
             self._open()
@@ -78,8 +78,9 @@ class Breaker:
         left_s = max(1.0, (self._opened_at or 0.0) + self._cooldown_s - self._now())
         if last is None:
             raise RuntimeError("a breaker opens by failures")
-        said = f"{last.message} (it has failed repeatedly, and is left alone for a while)"
-        return type(last)(said, retry_after_s=left_s)
+        kind, message = last
+        said = f"{message} (it has failed repeatedly, and is left alone for a while)"
+        return kind(said, retry_after_s=left_s)
 
 
 class Breakers:
