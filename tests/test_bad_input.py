@@ -426,8 +426,9 @@ def test_an_unknown_file_is_a_404_in_json(server: Service) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        *(("GET", path, {"OPTIONS", "POST"}) for path in DOORS if path != "/chat"),
-        *(("DELETE", path, {"OPTIONS", "POST"}) for path in (CHAT, RESPONSES, MESSAGES, STREAMS, "/stream/openai")),
+        *(("GET", path, {"OPTIONS", "POST"}) for path in DOORS if path not in ("/chat", STREAMS)),
+        ("GET", STREAMS, {"DELETE", "OPTIONS", "POST"}),  # by an Idempotency-Key
+        *(("DELETE", path, {"OPTIONS", "POST"}) for path in (CHAT, RESPONSES, MESSAGES, "/stream/openai")),
         ("PUT", "/chat", {"GET", "HEAD", "OPTIONS", "POST"}),
         ("BREW", "/chat", {"GET", "HEAD", "OPTIONS", "POST"}),
         ("POST", "/v1/models", {"GET", "HEAD", "OPTIONS"}),

@@ -302,7 +302,7 @@ def test_stopped_by_its_key_before_it_has_begun(pair: Pair, fake_provider: FakeP
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": ""}, {"Idempotency-Key": "a b"}])
 def test_a_stop_that_names_nothing(pair: Pair, headers: dict[str, str]) -> None:
     refused = requests.delete(f"{pair.here.url}/v1/streams", headers=headers, timeout=20)
-    assert refused.status_code == 400
+    assert refused.status_code == (400 if headers else 405)
     assert "Idempotency-Key" in refused.json()["error"]["message"]
 
 

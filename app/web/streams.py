@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, MethodNotAllowed
 from ..flow import followed
 from ..formats import FORMATS
 from ..formats.base import Resumable
@@ -67,7 +67,10 @@ def stop_by_key() -> Response:
     owner = authorize(house(), request)
     key = idempotency_key(request)
     if key is None:
-        raise InvalidRequest("name the stream: DELETE /v1/streams/<id>, or give its Idempotency-Key")
+        raise MethodNotAllowed(
+            "DELETE is not answered here without an Idempotency-Key; name the stream: /v1/streams/<id>",
+            allow=["OPTIONS", "POST"],
+        )
     return _stopped(journals().find_key(owner, key), owner)
 
 
