@@ -26,7 +26,7 @@ from ..answers import Answer
 from ..errors import Draining, Internal, InvalidRequest, NotFound, SluicewayError, StoreUnavailable, StreamBroken
 from ..events import Event, Failed
 from ..house import House
-from ..stores import MAIL_BYTES, STORES, Entry, Record, Store
+from ..stores import MAIL_BYTES, STORES, Entry, Page, Record, Store
 from ..task import Task
 from .codec import decode, encode
 from .feed import Feed, Follower
@@ -149,6 +149,13 @@ class Journals:
             raise _unknown()
         return record
 
+    def _standing(self, stream: str, owner: str) -> Page:
+        """How far it is, without its events. Raises what `find` raises."""
+        page = self._store.read(stream, _LAST)
+        if page is None or page.record.owner != owner:
+            raise _unknown()
+        return page
+
     def find_key(self, owner: str, key: str) -> str:
         """The stream that this owner's idempotency `key` leads to. Raises `NotFound`."""
         stream = self._store.find_key(owner, key)
@@ -193,15 +200,13 @@ class Journals:
     def stop(self, stream: str, owner: str) -> bool:
         """End it, wherever it is written. False: it has ended already. Raises what `find` raises."""
         self._open()
-        record = self.find(stream, owner)
-        if stream not in self._journals:
-            page = self._store.read(stream)
-            if page is None or page.ended:
-                return False
-        mail = pack(Stop(stream))
+        page = self._standing(stream, owner)
+        if page.ended and stream not in self._journals:
+            return False
+        mail, home = pack(Stop(stream)), page.record.home
         if stream in self._journals or stream in self._beginning:
             self._receive(mail)
-        elif record.home == self._mailbox or not self._store.send(record.home, mail):
+        elif home == self._mailbox or not self._store.send(home, mail):
             bury(self._store, stream)
         return True
 
@@ -228,10 +233,8 @@ class Journals:
     def _feed(self, stream: str, owner: str) -> Feed:
         known = self._known(stream)
         if known is None:
-            record = self.find(stream, owner)
-            page = self._store.read(stream)
-            if page is None:
-                raise _unknown()
+            page = self._standing(stream, owner)
+            record = page.record
             if page.ended:
                 return Feed(record, page.last, ended=True)
             with self._lock:
