@@ -10,6 +10,7 @@ An answer's way through the house:
     providers/    who answers          ChatRequest            -> upstream bytes -> events
     events.py     what an answer is    the words every room speaks
     books.py      what it came to      events                 -> events, counted
+    transforms/   how it is shaped     events                 -> events
     formats/      how it is written    events                 -> bytes in the client's own wire format
     response/     how it is sent       bytes -> client, heartbeats; its departure -> the answer's end
 
@@ -18,16 +19,18 @@ A resumable answer goes by way of `journals/`, which reads it whoever follows, a
 `flow.py` spells this way in one function; `web/` opens the doors to it. A file imports only from a lower floor, and
 rooms on one floor do not import each other (tests/test_house.py holds it):
 
-    10  __init__.py                      create_app, the Sluiceway extension, this map
-    9  web/                              the doors: one blueprint a file; the page
-    8  flow.py                           the whole way
-    7  journals/                         answers that are kept for a while, and followed from any worker
+    11  __init__.py                      create_app, the Sluiceway extension, this map
+    10  web/                             the doors: one blueprint a file; the page
+    9  flow.py                           the whole way
+    8  journals/                         answers that are kept for a while, and followed from any worker
+    7  shaped.py                         an answer whose events are transformed on their way
     6  answers.py                        one answer from beginning to end, by as many tries as it takes
     5  tries.py                          which target is asked next, and when
     4  house.py, attempts.py, books.py, outcomes.py, response/
                                          what all requests share; one try at an answer; its books; what became of it,
                                          logged and counted; the WSGI body
-    3  providers/, formats/, stores/     many of a kind, one file each; `__init__` the registry, `base.py` the contract
+    3  providers/, formats/, transforms/, stores/
+                                         many of a kind, one file each; `__init__` the registry, `base.py` the contract
     2  targets.py, admission.py, breakers.py, retrying.py, recovery.py, transport/, local_model.py
                                          a name's provider and model; a worker's open streams; targets that are left
                                          alone; what follows a failed try; an answer that broke off, joined to the one

@@ -3,8 +3,8 @@
 A provider's reader gives lists of these events, encoders write them in a client's format. The union is closed:
 `match` on it with `assert_never` at the end, so a new event shows every encoder that must learn it.
 
-    Started  (TextDelta | ReasoningDelta | ReasoningEnded | Source | Recovered
-              | ToolCallStarted ToolCallDelta* ToolCallEnded)*  Usage?  (Finished | Failed)
+    Started  (TextDelta | ReasoningDelta | ReasoningEnded | Source | Recovered | ObjectPartial
+              | ToolCallStarted ToolCallDelta* ToolCallEnded ToolOutput?)*  Usage?  (Finished | Failed)
 
 Exactly one terminal event, `Finished` or `Failed`, ends every stream; nothing follows it. Heartbeats, cancelling and
 draining are control, not data: they are no events. Ids and times are in the events, so encoders draw no random
@@ -14,7 +14,7 @@ numbers and read no clock.
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -80,6 +80,23 @@ class ToolCallEnded(msgspec.Struct, frozen=True, kw_only=True, tag="tool_call"):
     arguments: str
 
 
+class ToolOutput(msgspec.Struct, frozen=True, kw_only=True, tag="tool_result"):
+    """What one of our own tools gave for a call, as JSON text; or the `error` that it ended with, told to the model in
+    the same way. The model goes on behind it."""
+
+    call_id: str
+    name: str
+    result: str = "null"
+    error: str = ""
+
+
+class ObjectPartial(msgspec.Struct, frozen=True, kw_only=True, tag="object"):
+    """What the text so far comes to as the JSON value that was asked for, as far as it is known: strings, arrays and
+    objects can still grow. The last one is the value itself."""
+
+    partial: Any
+
+
 class Recovered(msgspec.Struct, frozen=True, kw_only=True, tag="recovered"):
     """The answer broke off at the target `from_`, and `to` goes on with it, whose model calls itself `model`.
 
@@ -137,6 +154,8 @@ Event: TypeAlias = (
     | ToolCallStarted
     | ToolCallDelta
     | ToolCallEnded
+    | ToolOutput
+    | ObjectPartial
     | Recovered
     | Usage
     | Finished
@@ -175,6 +194,8 @@ ORDER: dict[tuple[State, type], State] = {
     (State.OPEN, ToolCallStarted): State.OPEN,
     (State.OPEN, ToolCallDelta): State.OPEN,
     (State.OPEN, ToolCallEnded): State.OPEN,
+    (State.OPEN, ToolOutput): State.OPEN,
+    (State.OPEN, ObjectPartial): State.OPEN,
     (State.OPEN, Recovered): State.OPEN,
     (State.OPEN, Usage): State.COUNTED,
     (State.OPEN, Finished): State.ENDED,
@@ -197,16 +218,17 @@ class Order:
 
     Beside the table the tool calls are counted. A delta or an end needs its start, no two calls of an answer have one
     id (their results could not be told apart), and an answer does not finish over an open call (it may fail over one,
-    or be stopped).
+    or be stopped). A call has at most one output, behind its end.
     """
 
-    __slots__ = ("_call_ids", "_open_calls", "_steps", "state")
+    __slots__ = ("_answered_calls", "_call_ids", "_open_calls", "_steps", "state")
 
     def __init__(self) -> None:
         self.state = State.NEW
         self._steps = _STEPS[self.state]
         self._call_ids: set[str] = set()
         self._open_calls: set[str] = set()
+        self._answered_calls: set[str] = set()
 
     @property
     def called(self) -> bool:
@@ -230,6 +252,10 @@ class Order:
                 if call_id not in self._open_calls:
                     raise IllegalOrder(f"end of tool call {call_id!r}, which is not open")
                 self._open_calls.remove(call_id)
+            case ToolOutput(call_id=call_id):
+                if call_id not in self._call_ids or call_id in self._open_calls | self._answered_calls:
+                    raise IllegalOrder(f"output of tool call {call_id!r}, which does not wait for one")
+                self._answered_calls.add(call_id)
             case Finished(reason=reason) if self._open_calls and reason != "cancelled":
                 raise IllegalOrder(f"finished over open tool calls {sorted(self._open_calls)}")
             case _:

@@ -32,6 +32,7 @@ from .house import House
 from .journals import Journals
 from .request import ChatRequest
 from .response import Batches, streamed, whole
+from .shaped import Source, shaped
 from .stores import Record
 from .targets import Target
 
@@ -49,15 +50,7 @@ def answer(
 
     `environ` is the WSGI request's, for the client's socket in it.
     """
-    source = Answer(
-        house,
-        request,
-        target,
-        format=form.name,
-        tells_recovery=form.tells_recovery,
-        request_id=request_id,
-        environ=environ,
-    )
+    source = _source(house, form, request, target, request_id, environ)
     server = house.settings.server
     try:
         if not request.stream:
@@ -105,20 +98,10 @@ def resumable(
     """The same, of an answer that goes on where this client leaves; where the claim's key is known, the one that it
     leads to, behind the event `after`. Raises `StoreUnavailable` beside what `answer` raises."""
     house.admission.check()
-    made: list[Answer] = []
+    made: list[Source] = []
 
-    def make() -> Answer:
-        made.append(
-            Answer(
-                house,
-                request,
-                target,
-                format=form.name,
-                tells_recovery=form.tells_recovery,
-                request_id=request_id,
-                environ={},  # nobody's departure ends it
-            )
-        )
+    def make() -> Source:
+        made.append(_source(house, form, request, target, request_id, {}))  # nobody's departure ends it
         return made[0]
 
     record = Record(
@@ -187,7 +170,22 @@ def followed(
     )
 
 
-def _folded(source: Answer) -> WholeAnswer:
+def _source(
+    house: House, form: Format, request: ChatRequest, target: Target, request_id: str, environ: Mapping[str, Any]
+) -> Source:
+    answer = Answer(
+        house,
+        request,
+        target,
+        format=form.name,
+        tells_recovery=form.tells_recovery,
+        request_id=request_id,
+        environ=environ,
+    )
+    return shaped(answer, request)
+
+
+def _folded(source: Source) -> WholeAnswer:
     folded = WholeAnswer()
     ended = False
     while not ended:

@@ -116,6 +116,16 @@ class Schema(msgspec.Struct, frozen=True):
     strict: bool | None = None
 
 
+class Shape(msgspec.Struct, frozen=True):
+    """How an answer's text is cut for a renderer: each piece is a whole number of `unit`s and has `min_chars`
+    characters at least, as far as there are so many; nothing is held back for longer than `max_wait_ms` (None: until
+    its unit is whole)."""
+
+    unit: Literal["token", "sentence", "block"] = "token"
+    min_chars: int = 0
+    max_wait_ms: int | None = None
+
+
 Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
@@ -138,9 +148,12 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float | None = None
     stop: tuple[str, ...] = ()
     tools: tuple[Tool, ...] = ()
+    served: tuple[str, ...] = ()  # the names of our own tools that the model may call: we run those
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     schema: Schema | None = None
+    partials: bool = False  # the value of `schema` is to be told as it grows, and held against it
+    shape: Shape | None = None
     effort: Effort | None = None  # how much the model is to think
     user: str | None = None  # the client's own name for whom it asks, to the provider
     stream: bool = True

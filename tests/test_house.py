@@ -36,6 +36,7 @@ FLOORS = {
     "local_model": 2,
     "providers": 3,
     "formats": 3,
+    "transforms": 3,
     "stores": 3,
     "attempts": 4,
     "books": 4,
@@ -44,10 +45,11 @@ FLOORS = {
     "response": 4,
     "tries": 5,
     "answers": 6,
-    "journals": 7,
-    "flow": 8,
-    "web": 9,
-    "__init__": 10,
+    "shaped": 7,
+    "journals": 8,
+    "flow": 9,
+    "web": 10,
+    "__init__": 11,
 }
 BESIDE = "testing"  # the fake provider, which imports nothing of the house and nothing of the house imports
 

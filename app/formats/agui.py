@@ -24,6 +24,7 @@ from ..events import (
     Event,
     Failed,
     Finished,
+    ObjectPartial,
     ReasoningDelta,
     ReasoningEnded,
     Recovered,
@@ -33,11 +34,14 @@ from ..events import (
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
+    ToolOutput,
     Usage,
 )
 from ..request import ChatRequest, Image, Reasoning, Text, ToolCall, ToolResult
 from .base import Encoder, HeaderLookup, compact_json, data_frame, json_bytes, validated
-from .chat_ui import ChatUI, Conversation, LenientBody, Name, Names, PublicFields, picture, picture_of, tool
+from .chat_ui import ChatUI, LenientBody, Name, Names, PublicFields, picture, picture_of
+from .conversation import Conversation
+from .public import read_tools
 
 REDACTED = "redacted:"  # before an `encryptedValue` that is no signature, but a thought only the provider can read
 
@@ -102,12 +106,15 @@ class AGUI(ChatUI):
     name: ClassVar[str] = "agui"
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
-        """Our public fields (`model`, `max_tokens`, ...) stand in `forwardedProps`."""
+        """Our public fields (`model`, `max_tokens`, ...) stand in `forwardedProps`, the names of our tools too."""
         asked = validated(RunAgentInput, body)
         if asked.resume:
             raise InvalidRequest("resume: no run is ever interrupted here; leave it out", param="resume")
         more = asked.forwardedProps or PublicFields()
-        more.refuse_what_is_not_yet("forwardedProps.")
+        if more.resumable:
+            raise InvalidRequest("forwardedProps.resumable: not on this route", param="forwardedProps.resumable")
+        own, _ = read_tools(asked.tools)
+        more_own, served = read_tools(more.tools, "forwardedProps.tools")
         said = Conversation()
         if more.system:
             said.systems.append(more.system)
@@ -121,8 +128,9 @@ class AGUI(ChatUI):
             body=body,
             messages=said.finish(),
             system="\n\n".join(systems) or None,
-            tools=tuple(tool(value, f"tools[{at}]") for at, value in enumerate(asked.tools or ())),
-            **more.words,
+            tools=own + more_own,
+            served=served,
+            **more.words("forwardedProps."),
         )
 
     def encoder(self, request: ChatRequest) -> Encoder:
@@ -223,6 +231,8 @@ class AGUIEncoder(Encoder):
         self._calls = Names({call["id"] for message in messages for call in message.get("toolCalls") or ()})
         self._id = ""  # the message's; "" before the run has been told
         self._head: dict[str, Any] = {}
+        self._answer = ""
+        self._steps = 1  # of the model's, each a message
         self._thought = ""  # the open one's id
         self._thoughts = 0
         self._text_open = False
@@ -259,6 +269,10 @@ class AGUIEncoder(Encoder):
                     out.append(_event("TOOL_CALL_ARGS", toolCallId=self._calls[call_id], delta=fragment))
                 case ToolCallEnded(call_id=call_id):
                     out.append(_event("TOOL_CALL_END", toolCallId=self._calls[call_id]))
+                case ToolOutput():
+                    self._output(event, out)
+                case ObjectPartial(partial=partial):
+                    out.append(_event("CUSTOM", name="object", value=partial))
                 case Recovered(model=model):
                     self._head["model"] = model
                 case Usage():
@@ -275,10 +289,20 @@ class AGUIEncoder(Encoder):
         return b"".join(out)
 
     def _begin(self, start: Started, out: list[bytes]) -> None:
-        self._id = self._messages[start.id]
+        self._id = self._answer = self._messages[start.id]
         self._head = {"provider": start.provider, "model": start.model}
         self._before_text = _before_delta("TEXT_MESSAGE_CONTENT", self._id)
         out.append(_event("RUN_STARTED", **self._run))
+
+    def _output(self, event: ToolOutput, out: list[bytes]) -> None:
+        """A message of its own; what the model says behind it is in another."""
+        call_id = self._calls[event.call_id]
+        self._steps += 1
+        self._id = f"{self._answer}-{self._steps}"
+        self._before_text = _before_delta("TEXT_MESSAGE_CONTENT", self._id)
+        content = f"Error: {event.error}" if event.error else event.result
+        named = {"messageId": f"{call_id}-result", "toolCallId": call_id, "role": "tool"}
+        out.append(_event("TOOL_CALL_RESULT", **named, content=content))
 
     def _think(self, out: list[bytes]) -> None:
         self._close(out)

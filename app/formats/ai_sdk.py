@@ -25,6 +25,7 @@ from ..events import (
     Failed,
     Finished,
     FinishReason,
+    ObjectPartial,
     ReasoningDelta,
     ReasoningEnded,
     Recovered,
@@ -34,11 +35,14 @@ from ..events import (
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
+    ToolOutput,
     Usage,
 )
-from ..request import ChatRequest, Image, Reasoning, Text, Tool, ToolCall, ToolResult
+from ..request import ChatRequest, Image, Reasoning, Text, ToolCall, ToolResult
 from .base import DONE, Encoder, HeaderLookup, compact_json, data_frame, json_bytes, validated
-from .chat_ui import ChatUI, Conversation, LenientBody, Name, Names, PublicFields, json_text, picture, tool
+from .chat_ui import ChatUI, LenientBody, Name, Names, PublicFields, json_text, picture
+from .conversation import Conversation
+from .public import read_tools
 
 FINISH_REASONS: dict[FinishReason, str] = {
     "stop": "stop",
@@ -84,7 +88,6 @@ class AISDKBody(PublicFields):
     messages: Annotated[list[UIMessage], pydantic.Field(min_length=1)] | None = None
     message: UIMessage | Name | None = None
     prompt: Name | None = None
-    tools: Any = None
 
 
 class AISDK(ChatUI):
@@ -94,13 +97,13 @@ class AISDK(ChatUI):
         """`messages`, as `useChat` sends them; or only the last one, as `message`, where the app keeps the others; or
         `prompt`, of `useCompletion`."""
         asked = validated(AISDKBody, body)
-        asked.refuse_what_is_not_yet(resumable=True)
         given = [name for name in ("messages", "message", "prompt") if getattr(asked, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
             raise InvalidRequest(
                 f"give one of messages, message or prompt; found {found}", param=given[-1] if given else "messages"
             )
+        own, served = read_tools(asked.tools)
         chat = asked.id if isinstance(asked.id, str) and asked.id else None
         said = Conversation()
         if asked.system:
@@ -117,10 +120,11 @@ class AISDK(ChatUI):
             body=body,
             messages=said.finish(),
             system="\n\n".join(said.systems) or None,
-            tools=_tools(asked.tools),
+            tools=own,
+            served=served,
             resumable=chat is not None if asked.resumable is None else asked.resumable,
             chat=chat,
-            **asked.words,
+            **asked.words(),
         )
 
     def encoder(self, request: ChatRequest) -> Encoder:
@@ -285,17 +289,6 @@ def _result(part: UIPart, call: ToolCall, where: str) -> ToolResult:
     raise InvalidRequest(f"{where}: {lacks}; add one with addToolOutput before you go on", param=where)
 
 
-def _tools(given: Any) -> tuple[Tool, ...]:
-    """A list, or a mapping by name, as assistant-ui sends them."""
-    if given is None:
-        return ()
-    if isinstance(given, Mapping):
-        return tuple(tool(value, f"tools.{name}", name) for name, value in given.items())
-    if not isinstance(given, list):
-        raise InvalidRequest("tools: should be an array, or an object by name", param="tools")
-    return tuple(tool(value, f"tools[{at}]") for at, value in enumerate(given))
-
-
 class AISDKEncoder(Encoder):
     """At most one part of text or reasoning is open: what is of another kind closes it, so that the client shows things
     in the order in which they were said. The bytes around a delta are made when its part opens."""
@@ -312,6 +305,7 @@ class AISDKEncoder(Encoder):
         self._answer = ""
         self._model = ""
         self._sources = 0
+        self._stepped = False
         self._open: Literal["text", "reasoning"] | None = None
         self._id = ""
         self._before = b""
@@ -344,11 +338,17 @@ class AISDKEncoder(Encoder):
                     out.append(_part("start-step"))
                 case ToolCallStarted(call_id=call_id, name=name):
                     self._end(out)
+                    self._step(out)
                     out.append(_part("tool-input-start", toolCallId=self._calls[call_id], toolName=name))
                 case ToolCallDelta(call_id=call_id, arguments=fragment):
                     out.append(_part("tool-input-delta", toolCallId=self._calls[call_id], inputTextDelta=fragment))
                 case ToolCallEnded():
                     out.append(_called(event, self._calls[event.call_id]))
+                case ToolOutput():
+                    self._stepped = True
+                    out.append(_output(event, self._calls[event.call_id]))
+                case ObjectPartial(partial=partial):
+                    out.append(_part("data-object", id=f"{self._answer}-object", data=partial))
                 case Recovered(model=model):
                     self._model = model
                 case Usage():
@@ -364,6 +364,7 @@ class AISDKEncoder(Encoder):
 
     def _begin(self, kind: Literal["text", "reasoning"], out: list[bytes]) -> None:
         self._end(out)
+        self._step(out)
         self._open = kind
         self._parts += 1
         self._id = f"{kind}-{self._parts}"
@@ -374,6 +375,13 @@ class AISDKEncoder(Encoder):
         if self._open is not None:
             out.append(_part(f"{self._open}-end", id=self._id, **(more or {})))
             self._open = None
+
+    def _step(self, out: list[bytes]) -> None:
+        """Where the model goes on behind the outputs of our own tools: what a step calls, and what it says behind that,
+        are two messages to a model."""
+        if self._stepped:
+            self._stepped = False
+            out += [_part("finish-step"), _part("start-step")]
 
     def _finish(self, event: Finished, out: list[bytes]) -> None:
         self._end(out)
@@ -407,6 +415,15 @@ def _called(call: ToolCallEnded, call_id: str) -> bytes:
         wrong = "the model wrote arguments that are no JSON" if value is None else "the arguments have a forbidden key"
         return _part("tool-input-error", **named, input=call.arguments, errorText=wrong)
     return _part("tool-input-available", **named, input=value)
+
+
+def _output(event: ToolOutput, call_id: str) -> bytes:
+    if event.error:
+        return _part("tool-output-error", toolCallId=call_id, errorText=event.error)
+    value = compact_json(event.result)
+    if value is None or _poisoned(value):
+        return _part("tool-output-available", toolCallId=call_id, output=event.result)  # as text
+    return _part("tool-output-available", toolCallId=call_id, output=value)
 
 
 def _poisoned(value: msgspec.Raw | bytes) -> bool:

@@ -18,6 +18,7 @@ from ..events import (
     Failed,
     Finished,
     FinishReason,
+    ObjectPartial,
     ReasoningDelta,
     ReasoningEnded,
     Recovered,
@@ -27,6 +28,7 @@ from ..events import (
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
+    ToolOutput,
     Usage,
 )
 from ..request import ChatRequest
@@ -227,6 +229,8 @@ class AnthropicMessagesEncoder(Encoder):
                 held, self._held = self._held, []
                 for waiting in held:
                     self._take(waiting, out)
+            case ToolOutput() | ObjectPartial():
+                pass  # nobody asks for them in this protocol
             case Recovered():
                 pass  # the message goes on
             case Usage():

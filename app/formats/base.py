@@ -19,6 +19,7 @@ from ..events import (
     Failed,
     Finished,
     IllegalOrder,
+    ObjectPartial,
     ReasoningDelta,
     ReasoningEnded,
     Recovered,
@@ -26,6 +27,7 @@ from ..events import (
     Started,
     TextDelta,
     ToolCallEnded,
+    ToolOutput,
     Usage,
 )
 from ..registry import nearest
@@ -122,6 +124,8 @@ class WholeAnswer:
         self.finish: Finished | None = None
         self.usage = Usage(input_tokens=0, output_tokens=0, source="estimated")
         self.calls: list[ToolCallEnded] = []
+        self.outputs: list[ToolOutput] = []
+        self.object: Any = None  # the last state of it
         self.sources: list[Source] = []
         self.refused = False  # the text is a refusal
         self._text: list[str] = []
@@ -165,6 +169,10 @@ class WholeAnswer:
                     self.start = event
                 case ToolCallEnded():
                     self.calls.append(event)
+                case ToolOutput():
+                    self.outputs.append(event)
+                case ObjectPartial(partial=partial):
+                    self.object = partial
                 case Usage():
                     self.usage = event
                 case Finished():

@@ -24,9 +24,11 @@ from ..events import (
     Source,
     Started,
     ToolCallEnded,
+    ToolOutput,
     Usage,
 )
-from ..request import ChatRequest
+from ..request import ChatRequest, Message, Reasoning, ToolCall, ToolResult
+from ..request import Text as Spoken
 from .base import (
     DONE,
     Body,
@@ -39,14 +41,37 @@ from .base import (
     json_bytes,
     validated,
 )
-from .simple import ChatMessage, MaxTokens, Text, spoken
+from .conversation import Conversation
+from .public import read_choice, read_schema, read_shape, read_tools
+from .simple import MaxTokens, Text, only_one
+
+
+class NativeCall(Body):
+    """As in the `tool_call` event."""
+
+    type: Literal["tool_call"] = "tool_call"
+    call_id: Text
+    name: Text
+    arguments: Any = None
+
+
+class NativeMessage(Body):
+    """`call_id`, and `result` or `error`, are a tool's: as in the `tool_result` event."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = None
+    tool_calls: list[NativeCall] | None = None
+    call_id: Text | None = None
+    name: str | None = None
+    result: Any = None
+    error: str | None = None
 
 
 class NativeBody(Body):
-    """The public request fields. What this version can't do yet is refused by name in `parse`."""
+    """The public request fields."""
 
     model: Text | None = None
-    messages: Annotated[list[ChatMessage], pydantic.Field(min_length=1)] | None = None
+    messages: Annotated[list[NativeMessage], pydantic.Field(min_length=1)] | None = None
     prompt: Text | None = None
     message: Text | None = None
     system: str | None = None
@@ -56,13 +81,15 @@ class NativeBody(Body):
     stop: str | Annotated[list[str], pydantic.Field(max_length=16)] | None = None
     stream: bool = True
     format: Literal["sse", "ndjson"] = "sse"
-    shape: str = "token"
+    shape: Any = None
     resumable: bool = False
+    tools: Any = None
+    tool_choice: Any = None
+    response_format: Any = None
+    metadata: dict[str, Any] | None = None  # the client's own; it goes nowhere
 
     @pydantic.model_validator(mode="after")
     def _only_what_there_is(self) -> NativeBody:
-        if self.shape != "token":
-            raise InvalidRequest("shape: not in this version; leave it out", param="shape")
         if self.resumable and not self.stream:
             raise InvalidRequest("resumable: only a stream can be resumed; leave out stream: false", param="resumable")
         return self
@@ -77,7 +104,13 @@ class NativeSSE:
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest:
         asked = validated(NativeBody, body)
-        system, messages = spoken(asked, asked.system or None, "messages", "prompt", "message")
+        own, served = read_tools(asked.tools)
+        schema = read_schema(asked.response_format)
+        only_one(asked, "messages", "prompt", "message")
+        system = asked.system or None
+        messages: tuple[Message, ...] = (Message.of("user", asked.prompt or asked.message or ""),)
+        if asked.messages is not None:
+            system, messages = _conversation(asked.messages, system)
         return ChatRequest(
             dialect="native",
             messages=messages,
@@ -87,6 +120,12 @@ class NativeSSE:
             temperature=asked.temperature,
             top_p=asked.top_p,
             stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
+            tools=own,
+            served=served,
+            tool_choice=read_choice(asked.tool_choice),
+            schema=schema,
+            partials=schema is not None,
+            shape=read_shape(asked.shape),
             stream=asked.stream,
             resumable=asked.resumable,
         )
@@ -110,6 +149,8 @@ class NativeSSE:
             "text": answer.text,
             "reasoning": answer.reasoning,
             "tool_calls": [plain(call) for call in answer.calls],
+            **({"tool_results": [plain(output) for output in answer.outputs]} if answer.outputs else {}),
+            **({"object": answer.object} if request.partials else {}),
             "finish": plain(finish),
         }
 
@@ -127,6 +168,57 @@ class NDJSON(NativeSSE):
         return NDJSONEncoder()
 
 
+def _conversation(given: list[NativeMessage], system: str | None) -> tuple[str | None, tuple[Message, ...]]:
+    """(system text, the rest)."""
+    said = Conversation()
+    for at, message in enumerate(given):
+        where = f"messages[{at}]"
+        content = message.content
+        if message.role != "assistant" and message.tool_calls is not None:
+            raise InvalidRequest(
+                f"{where}.tool_calls: only an assistant's message has them", param=f"{where}.tool_calls"
+            )
+        if message.role != "tool" and {"call_id", "name", "result", "error"} & message.model_fields_set:
+            raise InvalidRequest(f"{where}: call_id, name, result and error are a tool's", param=where)
+        if content is None and message.role not in ("tool", "assistant"):
+            raise InvalidRequest(f"{where}.content is required", param=f"{where}.content")
+        match message.role:
+            case "system":
+                said.system(content or "", where)
+            case "user":
+                said.user([Spoken(content or "")])
+            case "assistant":
+                if content is None and not message.tool_calls:
+                    raise InvalidRequest(f"{where}.content is required", param=f"{where}.content")
+                parts: list[Spoken | Reasoning | ToolCall] = (
+                    [] if not content and message.tool_calls else [Spoken(content or "")]
+                )
+                parts += [_call(call) for call in message.tool_calls or ()]
+                said.assistant(parts, where)
+            case "tool":
+                said.result(_result(message, where), where)
+    if said.systems and system is not None:
+        raise InvalidRequest("give the system prompt as system or as a message, not both", param="system")
+    return system or "\n\n".join(said.systems) or None, said.finish()
+
+
+def _call(call: NativeCall) -> ToolCall:
+    text = call.arguments if isinstance(call.arguments, str) else json_bytes(call.arguments or {}).decode()
+    return ToolCall(call.call_id, call.name, text)
+
+
+def _result(message: NativeMessage, where: str) -> ToolResult:
+    if message.call_id is None:
+        raise InvalidRequest(f"{where}.call_id is required", param=f"{where}.call_id")
+    given = {"content", "result", "error"} & message.model_fields_set
+    if len(given) != 1:
+        raise InvalidRequest(f"{where}: give one of result, error or content", param=f"{where}.result")
+    if message.error is not None:
+        return ToolResult(message.call_id, (Spoken(message.error),), failed=True)
+    said = message.result if "result" in given else message.content
+    return ToolResult(message.call_id, (Spoken(said if isinstance(said, str) else json_bytes(said).decode()),))
+
+
 def plain(event: Event) -> Any:
     """An event as its object on the wire, in the published fields and no others; None for what is not said there."""
     match event:
@@ -135,6 +227,9 @@ def plain(event: Event) -> Any:
         case ToolCallEnded(call_id=call_id, name=name, arguments=text):
             arguments = compact_json(text) or text  # a model can write invalid JSON; the client gets to see it
             return {"type": "tool_call", "call_id": call_id, "name": name, "arguments": arguments}
+        case ToolOutput(call_id=call_id, name=name, result=result, error=error):
+            told = {"error": error} if error else {"result": compact_json(result) or result}
+            return {"type": "tool_result", "call_id": call_id, "name": name, **told}
         case Finished(reason=reason, usage=usage, timings=timings):
             return {"type": "finish", "reason": reason, "usage": usage and _counted(usage), "timings": timings}
         case Usage():
@@ -143,8 +238,8 @@ def plain(event: Event) -> Any:
             return None  # they have no name among the published events
         case Recovered(from_=from_, to=to, kept_chars=kept, exact=exact):
             return None if exact else {"type": "recovered", "from": from_, "to": to, "kept_chars": kept}
-        case Failed(error=error):
-            return {"type": "error", **error_object(error)}
+        case Failed(error=failure):
+            return {"type": "error", **error_object(failure)}
         case _:
             return event  # its fields are the published ones
 

@@ -17,6 +17,7 @@ from ..events import (
     Failed,
     Finished,
     FinishReason,
+    ObjectPartial,
     ReasoningDelta,
     ReasoningEnded,
     Recovered,
@@ -26,6 +27,7 @@ from ..events import (
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
+    ToolOutput,
     Usage,
 )
 from ..request import ChatRequest, Reasoning
@@ -180,6 +182,8 @@ class OpenAIChatEncoder(Encoder):
                     out.append(self._call({"index": self._calls[call_id], "function": {"arguments": arguments}}))
                 case ToolCallEnded():
                     pass  # its fragments have all been sent
+                case ToolOutput() | ObjectPartial():
+                    pass  # nobody asks for them in this protocol
                 case Recovered(model=model):
                     self._begin(self._head["id"], self._head["created"], model)
                 case Usage():

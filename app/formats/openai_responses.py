@@ -28,6 +28,7 @@ from ..events import (
     Failed,
     Finished,
     FinishReason,
+    ObjectPartial,
     ReasoningDelta,
     ReasoningEnded,
     Recovered,
@@ -37,6 +38,7 @@ from ..events import (
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
+    ToolOutput,
     Usage,
 )
 from ..request import ChatRequest
@@ -276,6 +278,8 @@ class OpenAIResponsesEncoder(Encoder):
                     self._delta(self._calls[call_id][0], arguments, out)
                 case ToolCallEnded(call_id=call_id):
                     self._end_call(call_id, "completed", out)
+                case ToolOutput() | ObjectPartial():
+                    pass  # nobody asks for them in this protocol
                 case Recovered(model=model):
                     self.response["model"] = model
                 case Usage():

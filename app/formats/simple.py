@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import pydantic
@@ -56,12 +56,11 @@ class Asked(Protocol):
     @property
     def message(self) -> str | None: ...
     @property
-    def messages(self) -> list[ChatMessage] | None: ...
+    def messages(self) -> Sequence[Body] | None: ...
 
 
-def spoken(asked: Asked, system: str | None, *ways: str) -> tuple[str | None, tuple[Message, ...]]:
-    """(system text, the rest) of a body; `system` is what it says beside its messages, `ways` the order in which an
-    error names the three."""
+def only_one(asked: Asked, *ways: str) -> None:
+    """Raises `InvalidRequest` unless just one of the three is there; `ways` is the order in which that names them."""
     given = [way for way in ways if getattr(asked, way) is not None]
     if len(given) != 1:
         wanted = f"{', '.join(ways[:-1])} or {ways[-1]}"
@@ -69,6 +68,11 @@ def spoken(asked: Asked, system: str | None, *ways: str) -> tuple[str | None, tu
             f"give one of {wanted}; found {' and '.join(given) or 'none of them'}",
             param=given[-1] if given else ways[0],
         )
+
+
+def spoken(asked: _SimpleBody, system: str | None) -> tuple[str | None, tuple[Message, ...]]:
+    """(system text, the rest) of a body; `system` is what it says beside its messages."""
+    only_one(asked, "prompt", "message", "messages")
     if asked.messages is None:
         return system or None, (Message.of("user", asked.prompt or asked.message or ""),)
     lead, messages = conversation(asked.messages)
@@ -89,7 +93,7 @@ class SimpleFormat:
         if asked.system is not None and asked.system_prompt is not None:
             raise InvalidRequest("give system or system_prompt, not both", param="system_prompt")
         beside = asked.system if asked.system is not None else asked.system_prompt
-        system, messages = spoken(asked, beside, "prompt", "message", "messages")
+        system, messages = spoken(asked, beside)
         return ChatRequest(
             dialect="native",
             messages=messages,

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..answers import Answer
 from ..errors import Draining, Internal, InvalidRequest, NotFound, SluicewayError, StoreUnavailable, StreamBroken
 from ..events import Event, Failed
 from ..house import House
+from ..shaped import Source
 from ..stores import MAIL_BYTES, STORES, Entry, Page, Record, Store
 from ..task import Task
 from .codec import decode, encode
@@ -83,7 +83,7 @@ class Journals:
 
     def begin(
         self,
-        make: Callable[[], Answer],
+        make: Callable[[], Source],
         record: Record,
         *,
         key: str | None,
@@ -109,7 +109,7 @@ class Journals:
 
     def _create(
         self,
-        make: Callable[[], Answer],
+        make: Callable[[], Source],
         record: Record,
         *,
         key: str | None,

@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..answers import Answer
 from ..errors import Internal, SluicewayError, Stopped
 from ..events import Batch, Event, Failed, Started
+from ..shaped import Source
 from ..stores import Entry, Record
 from .codec import encode
 from .feed import Feed
@@ -32,7 +32,7 @@ _WAITING = 1000
 class Journal(Feed):
     """`changed` is called when there is something to be written."""
 
-    def __init__(self, record: Record, answer: Answer, changed: Callable[[Journal], None]) -> None:
+    def __init__(self, record: Record, answer: Source, changed: Callable[[Journal], None]) -> None:
         super().__init__(record)
         self.answer = answer
         self.watchers: dict[str, float] = {}  # mailboxes of workers in which it is followed, and until when

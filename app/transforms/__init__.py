@@ -1,0 +1,13 @@
+"""How an answer is shaped: transforms of its events, by what a request asks for."""
+
+from __future__ import annotations
+
+from ..request import ChatRequest
+from .base import Transform
+
+__all__ = ["Transform", "transforms_of"]
+
+
+def transforms_of(request: ChatRequest) -> list[Transform]:
+    """In the order in which an answer's events go through them; none for most requests."""
+    return []
