@@ -265,7 +265,7 @@ WRONG["/api/chat"] = {
     "top_p": [*NO_SAMPLING, 0],
     "stop": [5, True, [5], {}],
     "resumable": [5, "yes"],
-    "tools": [5, "clock", [5], ["clock"], [{}]],
+    "tools": [5, "clock", [5], ["no_such_tool"], [{}]],
 }
 WRONG["/agui"] = {
     "threadId": [None, *NO_TEXT],
@@ -332,7 +332,7 @@ def test_one_way_to_ask_is_wanted(refused: Refused, path: str) -> None:
     )
     late = {"messages": [*HI, {"role": "system", "content": "be brief"}]}
     assert refused(path, {**model, **late}) == Refusal(
-        "invalid_request", "messages[1]: a system message must come before the others", "messages"
+        "invalid_request", "messages[1]: a system message must come before the others", "messages[1]"
     )
 
 

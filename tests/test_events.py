@@ -15,6 +15,7 @@ from app.events import (
     Failed,
     Finished,
     IllegalOrder,
+    ObjectPartial,
     Order,
     ReasoningDelta,
     ReasoningEnded,
@@ -26,6 +27,7 @@ from app.events import (
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
+    ToolOutput,
     Usage,
 )
 
@@ -37,6 +39,7 @@ DELTA = ToolCallDelta(call_id="A", arguments="{}")
 ENDED = ToolCallEnded(call_id="A", name="f", arguments="{}")
 OTHER_CALL = ToolCallStarted(call_id="B", name="f")
 OTHER_ENDED = ToolCallEnded(call_id="B", name="f", arguments="{}")
+OUTPUT = ToolOutput(call_id="A", name="f", result="1")
 RECOVERED = Recovered(from_="p/m", to="q/n", kept_chars=2, model="n", exact=True)
 USAGE = Usage(input_tokens=1, output_tokens=2)
 FINISHED = Finished(reason="stop")
@@ -46,10 +49,11 @@ FAILED = Failed(error=StreamBroken("x"))
 EVENTS: dict[str, Event] = {
     "S": STARTED, "t": TEXT, "r": REASONING, "c": CALL, "d": DELTA, "e": ENDED, "R": RECOVERED,
     "n": ReasoningEnded(signature="c2ln"), "s": Source(url="https://example.org"),
+    "o": ObjectPartial(partial={"a": "b"}), "a": OUTPUT,
     "U": USAGE, "F": FINISHED, "X": FAILED,
 }  # fmt: skip
 # The order as the docstring of `events` draws it.
-GRAMMAR = re.compile(r"S[trcdeRns]*U?[FX]|X")
+GRAMMAR = re.compile(r"S[trcdeRnsoa]*U?[FX]|X")
 
 # A way into each state.
 WAYS: dict[State, list[Event]] = {
@@ -85,8 +89,10 @@ def test_every_event_and_every_state_is_tried() -> None:
 def test_a_step_is_legal_if_the_table_has_it(state: State, event: Event) -> None:
     order = walked(*WAYS[state])
     assert order.state is state
-    if isinstance(event, ToolCallDelta | ToolCallEnded) and state is State.OPEN:
+    if isinstance(event, ToolCallDelta | ToolCallEnded | ToolOutput) and state is State.OPEN:
         order.check(CALL)
+    if isinstance(event, ToolOutput) and state is State.OPEN:
+        order.check(ENDED)
     if following := ORDER.get((state, type(event))):
         order.check(event)
         assert order.state is following
@@ -99,7 +105,7 @@ def test_a_step_is_legal_if_the_table_has_it(state: State, event: Event) -> None
 def test_what_the_table_lets_pass_is_what_the_grammar_says() -> None:
     """All sequences of up to five events; those of tool calls, which need their start as well, are left to the next."""
     for length in range(6):
-        for letters in map("".join, product("StrnsUFX", repeat=length)):
+        for letters in map("".join, product("StrnoUFX", repeat=length)):
             begins_an_answer = any(GRAMMAR.fullmatch(letters + rest) for rest in ("", "F", "SF"))
             assert accepted(*(EVENTS[letter] for letter in letters)) == begins_an_answer, letters
 
@@ -114,8 +120,9 @@ class TestToolCalls:
             [CALL, DELTA, DELTA, ENDED],
             [CALL, TEXT, DELTA, REASONING, ENDED, TEXT],
             [CALL, OTHER_CALL, DELTA, OTHER_ENDED, ENDED],
+            [CALL, OTHER_CALL, ENDED, OTHER_ENDED, OUTPUT, TEXT],
         ],
-        ids=["without arguments", "in pieces", "with text between", "two at a time"],
+        ids=["without arguments", "in pieces", "with text between", "two at a time", "with an output"],
     )
     def test_a_call_is_begun_and_ended(self, events: list[Event]) -> None:
         assert walked(STARTED, *events, FINISHED).state is State.ENDED
@@ -130,6 +137,9 @@ class TestToolCalls:
             ([CALL, ENDED, DELTA], "arguments for tool call 'A', which is not open"),
             ([CALL, ENDED, ENDED], "end of tool call 'A', which is not open"),
             ([CALL, ToolCallDelta(call_id="B", arguments="{}")], "arguments for tool call 'B', which is not open"),
+            ([OUTPUT], "output of tool call 'A', which does not wait for one"),
+            ([CALL, OUTPUT], "output of tool call 'A', which does not wait for one"),
+            ([CALL, ENDED, OUTPUT, OUTPUT], "output of tool call 'A', which does not wait for one"),
             ([CALL, FINISHED], r"finished over open tool calls \['A'\]"),
             ([CALL, USAGE, FINISHED], r"finished over open tool calls \['A'\]"),
         ],

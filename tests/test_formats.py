@@ -44,7 +44,7 @@ from app.providers.anthropic_reader import AnthropicReader
 from app.providers.openai_chat_reader import OpenAIChatReader
 from app.providers.openai_responses_reader import OpenAIResponsesReader
 from app.providers.sse import FrameSplitter, read_frames
-from app.request import ChatRequest, Message
+from app.request import ChatRequest, Message, Schema, Shape, Text, Tool, ToolCall, ToolChoice, ToolResult
 
 WRITTEN = Path(__file__).parent / "recorded" / "written"
 SSE = [name for name in FORMATS if FORMATS[name]().mimetype == "text/event-stream"]
@@ -57,6 +57,11 @@ every_format = pytest.mark.parametrize("name", list(FORMATS))
 
 USER = {"role": "user", "content": "Hi"}
 HI = (Message.of("user", "Hi"),)
+CALLS = {
+    "role": "assistant",
+    "tool_calls": [{"call_id": "c1", "name": "clock", "arguments": {"zone": "UTC"}}],
+}
+RESULT = {"role": "tool", "call_id": "c1", "result": {"time": "12:00"}}
 
 
 def parsed(name: str, body: dict[str, Any], **headers: str) -> ChatRequest:
@@ -319,6 +324,46 @@ class TestNativeRequests:
             stream=False,
         )
 
+    def test_a_conversation_with_tools_in_it(self, name: str) -> None:
+        """The events of an answer's calls and results can be put back as they came."""
+        call = {"type": "tool_call", "call_id": "c2", "name": "clock", "arguments": '{"zone": '}
+        spoken = {**CALLS, "content": "Let me see.", "tool_calls": [*CALLS["tool_calls"], call]}
+        failed = {"role": "tool", "call_id": "c2", "name": "clock", "error": "no JSON"}
+        tools = ["clock", {"name": "search", "parameters": {"type": "object"}}, "clock"]
+        body = {"messages": [USER, spoken, RESULT, failed], "tools": tools, "tool_choice": {"name": "clock"}}
+        asked = parsed(name, body)
+        assert asked.messages == (
+            *HI,
+            Message(
+                "assistant",
+                (Text("Let me see."), ToolCall("c1", "clock", '{"zone":"UTC"}'), ToolCall("c2", "clock", '{"zone": ')),
+            ),
+            Message(
+                "user",
+                (ToolResult("c1", (Text('{"time":"12:00"}'),)), ToolResult("c2", (Text("no JSON"),), failed=True)),
+            ),
+        )
+        assert asked.tools == (Tool("search", parameters={"type": "object"}),)
+        assert asked.served == ("clock",)
+        assert asked.tool_choice == ToolChoice("tool", "clock")
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": True}},
+            {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True},
+        ],
+    )
+    def test_the_answer_s_json_and_its_shape(self, name: str, said: Any) -> None:
+        asked = parsed(name, {"prompt": "a", "response_format": said, "shape": {"unit": "block", "max_wait_ms": 50}})
+        assert asked.schema == Schema({"type": "object"}, "n", strict=True)
+        assert asked.partials
+        assert asked.shape == Shape("block", 0, 50)
+        bare = parsed(name, {"prompt": "a", "response_format": {"type": "object"}, "shape": "sentence"})
+        assert bare.schema == Schema({"type": "object"})
+        assert bare.shape == Shape("sentence")
+        assert parsed(name, {"prompt": "a", "response_format": {"type": "text"}}) == parsed(name, {"prompt": "a"})
+
     def test_one_stop_is_a_list_of_one(self, name: str) -> None:
         assert parsed(name, {"prompt": "Hi", "stop": "END"}).stop == ("END",)
 
@@ -329,10 +374,17 @@ class TestNativeRequests:
             ({"prompt": "a", "message": "b"}, "message", "give one of messages, prompt or message; found prompt and "),
             ({"prompt": ""}, "prompt", "prompt: "),
             ({"messages": []}, "messages", "messages: "),
-            ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages[0].role", "messages[0].role: "),
+            ({"messages": [{"role": "robot", "content": "Hi"}]}, "messages[0].role", "messages[0].role: "),
+            ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages[0].call_id", "messages[0].call_id is "),
             ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content", "messages[0].c"),
-            ({"messages": [{**USER, "name": "bob"}]}, "messages[0].name", "unknown field 'messages[0].name'"),
-            ({"messages": [USER, {"role": "system", "content": "x"}]}, "messages", "messages[1]: a system message "),
+            ({"messages": [{**USER, "nick": "bob"}]}, "messages[0].nick", "unknown field 'messages[0].nick'"),
+            ({"messages": [{**USER, "name": "bob"}]}, "messages[0]", "messages[0]: call_id, name, "),
+            ({"messages": [{**USER, "tool_calls": []}]}, "messages[0].tool_calls", "messages[0].tool_calls: only an "),
+            ({"messages": [USER, {"role": "assistant"}]}, "messages[1].content", "messages[1].content is required"),
+            ({"messages": [USER, CALLS]}, "messages[1]", "messages[1]: the tool call 'c1' has no result"),
+            ({"messages": [USER, CALLS, {**RESULT, "call_id": "c2"}]}, "messages[2]", "messages[2]: 'c2' is no "),
+            ({"messages": [USER, CALLS, {**RESULT, "error": "x"}]}, "messages[2].result", "messages[2]: give one of "),
+            ({"messages": [USER, {"role": "system", "content": "x"}]}, "messages[1]", "messages[1]: a system message "),
             ({"messages": [{"role": "system", "content": "x"}]}, "messages", "messages: a user message is required"),
             ({"messages": [{"role": "system", "content": "x"}, USER], "system": "y"}, "system", "give the system "),
             ({"prompt": "a", "max_tokns": 5}, "max_tokns", "unknown field 'max_tokns'; known: format, max_tokens, "),
@@ -347,9 +399,24 @@ class TestNativeRequests:
             ({"prompt": "a", "stop": ["x"] * 17}, "stop", "stop: "),
             ({"prompt": "a", "stream": "no"}, "stream", "stream: "),
             ({"prompt": "a", "format": "xml"}, "format", "format: should be 'sse' or 'ndjson'"),
-            ({"prompt": "a", "shape": "sentence"}, "shape", "shape: "),
+            ({"prompt": "a", "shape": "sentences"}, "shape", "shape: should be "),
+            ({"prompt": "a", "shape": 5}, "shape", "shape: should be "),
+            ({"prompt": "a", "shape": {"unit": "word"}}, "shape.unit", "shape.unit: "),
+            ({"prompt": "a", "shape": {"min_chars": -1}}, "shape.min_chars", "shape.min_chars: "),
+            ({"prompt": "a", "shape": {"max_wait_ms": 0}}, "shape.max_wait_ms", "shape.max_wait_ms: "),
+            ({"prompt": "a", "shape": {"size": 1}}, "shape.size", "shape: unknown field 'size'; "),
+            ({"prompt": "a", "response_format": "json"}, "response_format", "response_format: should be "),
+            ({"prompt": "a", "response_format": {"type": "json_object"}}, "response_format", "response_format: say "),
+            (
+                {"prompt": "a", "response_format": {"type": "json_schema", "json_schema": {}}},
+                "response_format.json_schema.schema",
+                "response_format.json_schema.schema is required",
+            ),
+            ({"prompt": "a", "tool_choice": "any"}, "tool_choice", "tool_choice: should be "),
+            ({"prompt": "a", "tool_choice": {}}, "tool_choice.name", "tool_choice.name is required"),
             ({"prompt": "a", "resumable": True, "stream": False}, "resumable", "resumable: "),
-            ({"prompt": "a", "tools": ["clock"]}, "tools", "unknown field 'tools'; known: "),
+            ({"prompt": "a", "tools": "clock"}, "tools", "tools: should be an array"),
+            ({"prompt": "a", "tools": [5]}, "tools[0]", "tools[0]: should be an object, or the name of one "),
         ],
     )  # fmt: skip
     def test_a_refusal_names_its_field(self, name: str, body: dict[str, Any], param: str, message: str) -> None:

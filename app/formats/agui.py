@@ -113,8 +113,8 @@ class AGUI(ChatUI):
         more = asked.forwardedProps or PublicFields()
         if more.resumable:
             raise InvalidRequest("forwardedProps.resumable: not on this route", param="forwardedProps.resumable")
-        own, _ = read_tools(asked.tools)
-        more_own, served = read_tools(more.tools, "forwardedProps.tools")
+        own, served = read_tools(asked.tools)
+        more_own, more_served = read_tools(more.tools, "forwardedProps.tools")
         said = Conversation()
         if more.system:
             said.systems.append(more.system)
@@ -129,7 +129,7 @@ class AGUI(ChatUI):
             messages=said.finish(),
             system="\n\n".join(systems) or None,
             tools=own + more_own,
-            served=served,
+            served=tuple(dict.fromkeys(served + more_served)),
             **more.words("forwardedProps."),
         )
 

@@ -118,4 +118,6 @@ def _at(where: str, model: type[Any], value: Mapping[str, Any]) -> Any:
     try:
         return validated(model, value)
     except InvalidRequest as exc:
-        raise InvalidRequest(f"{where}.{exc.message}", param=f"{where}.{exc.param}" if exc.param else where) from None
+        about_a_field = exc.param is not None and exc.message.startswith(exc.param)
+        text = f"{where}.{exc.message}" if about_a_field else f"{where}: {exc.message}"
+        raise InvalidRequest(text, param=f"{where}.{exc.param}" if exc.param else where) from None

@@ -40,7 +40,9 @@ def conversation(messages: list[ChatMessage]) -> tuple[str | None, tuple[Message
         if message.role != "system":
             rest.append(Message.of(message.role, message.content))
         elif rest:
-            raise InvalidRequest(f"messages[{at}]: a system message must come before the others", param="messages")
+            raise InvalidRequest(
+                f"messages[{at}]: a system message must come before the others", param=f"messages[{at}]"
+            )
         else:
             systems.append(message.content)
     if not rest:
