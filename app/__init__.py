@@ -3,6 +3,7 @@
     sluiceway.create_app()                   the service: gunicorn wsgi:app
     sluiceway.Sluiceway(app, url_prefix="")  its routes inside an existing Flask app (or init_app)
     sluiceway.stream(request)                one answer from a view of your own
+    @sluiceway.tool                          a function that a model may call
 
 An answer's way through the house:
 
@@ -19,17 +20,19 @@ A resumable answer goes by way of `journals/`, which reads it whoever follows, a
 `flow.py` spells this way in one function; `web/` opens the doors to it. A file imports only from a lower floor, and
 rooms on one floor do not import each other (tests/test_house.py holds it):
 
-    11  __init__.py                      create_app, the Sluiceway extension, this map
-    10  web/                             the doors: one blueprint a file; the page
-    9  flow.py                           the whole way
-    8  journals/                         answers that are kept for a while, and followed from any worker
-    7  shaped.py                         an answer whose events are transformed on their way
-    6  answers.py                        one answer from beginning to end, by as many tries as it takes
-    5  tries.py                          which target is asked next, and when
+    12  __init__.py                      create_app, the Sluiceway extension, this map
+    11  web/                             the doors: one blueprint a file; the page
+    10  flow.py                          the whole way
+    9  journals/                         answers that are kept for a while, and followed from any worker
+    8  shaped.py                         an answer whose events are transformed on their way
+    7  answers.py                        one answer from beginning to end, by as many tries as it takes
+    6  turns.py                          one call of a model: as many tries as it takes, and joined where it breaks off
+    5  tries.py, steps.py                which target is asked next, and when; the calls of tools that we run, and what
+                                         follows them
     4  house.py, attempts.py, books.py, outcomes.py, response/
                                          what all requests share; one try at an answer; its books; what became of it,
                                          logged and counted; the WSGI body
-    3  providers/, formats/, transforms/, stores/
+    3  providers/, formats/, transforms/, stores/, tools/
                                          many of a kind, one file each; `__init__` the registry, `base.py` the contract
     2  targets.py, admission.py, breakers.py, retrying.py, recovery.py, transport/, local_model.py
                                          a name's provider and model; a worker's open streams; targets that are left
@@ -60,10 +63,23 @@ from .journals import Journals
 from .outcomes import log_to_stderr
 from .registry import nearest
 from .settings import Settings, SettingsError, load_settings
+from .tools import EVERYWHERE, ToolError, Tools
 from .web import DOORS
 from .web.serving import EXTENSION, close_dropped, dress, error_response, serve
 
-__all__ = ["Settings", "SettingsError", "Sluiceway", "SluicewayError", "create_app", "load_settings", "stream"]
+__all__ = [
+    "Settings",
+    "SettingsError",
+    "Sluiceway",
+    "SluicewayError",
+    "ToolError",
+    "create_app",
+    "load_settings",
+    "stream",
+    "tool",
+]
+
+tool = EVERYWHERE.tool
 
 log = logging.getLogger("sluiceway")
 
@@ -88,6 +104,8 @@ class Sluiceway:
         url_prefix: str = "",
         doors: tuple[str, ...] = ("openai", "anthropic", "streams", "chat", "ui", "ops"),
     ) -> None:
+        self._tools = Tools(beside=EVERYWHERE)
+        self.tool = self._tools.tool  # as the module's, for the apps of this extension only
         self._url_prefix = url_prefix
         self._doors = doors
         if app is not None:
@@ -95,7 +113,7 @@ class Sluiceway:
 
     def init_app(self, app: Flask) -> None:
         settings = load_settings(app.config)
-        self.house = build(settings)
+        self.house = build(settings, self._tools, app.app_context)
         try:
             self.journals = Journals(self.house)
         except ValueError as exc:

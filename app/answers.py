@@ -3,49 +3,32 @@ whatever ends it.
 
     admission   a place, or 503
     watch       the client leaves                      -> cancel
-    tries       a target is asked; until the answer has begun, what fails is followed by the next try, and nobody hears
-                of it
-    recovery    where it breaks off afterwards, the next try goes on with it
+    turn        a model is asked; where it calls tools of ours, they run, and another turn goes on with what they gave
     books       counted
     close       everything is given back, and the outcome told: a line in the log, the metrics
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
-from .attempts import Attempt
 from .books import Books
 from .cancel import Cancel
 from .clock import Clock
-from .errors import (
-    Cancelled,
-    ContentFiltered,
-    ContextLengthExceeded,
-    Draining,
-    Internal,
-    ProviderRejected,
-    ServiceError,
-    SluicewayError,
-    Stopped,
-)
-from .events import TERMINAL, Batch, Event, Failed, Finished, Started, Usage
+from .errors import Cancelled, Draining, Internal, ServiceError, SluicewayError, Stopped
+from .events import TERMINAL, Batch, Event, Failed, Finished
 from .house import House
 from .outcomes import Outcome, closed, opened, report_soon
-from .recovery import Splice
 from .request import ChatRequest
 from .response import ClientWatch
+from .steps import Steps
 from .targets import Target
-from .tries import Tries
-
-
-class _Broke(NamedTuple):
-    """The try whose answer broke off last."""
-
-    target: Target
-    error: SluicewayError
+from .tools import ServedTool
+from .turns import Turn
 
 
 class Answer:
@@ -56,7 +39,8 @@ class Answer:
     is logged here. `close` at any time and more than once; where the answer has not ended, it is cancelled. What `read`
     does raise is a defect of ours: `fail` first, or it passes for the client's departure.
 
-    `tells_recovery`: the client's format has a word for a text that is taken back.
+    `tells_recovery`: the client's format has a word for a text that is taken back. `served` are the tools of ours that
+    the request has among its own.
     """
 
     def __init__(
@@ -69,10 +53,10 @@ class Answer:
         tells_recovery: bool,
         request_id: str,
         environ: Mapping[str, Any],
+        served: Mapping[str, ServedTool] = MappingProxyType({}),
     ) -> None:
         self._house = house
-        self._request = request
-        self._recovery = target.recovery
+        self._target = target
         self._tells_recovery = tells_recovery
         self._began = time.monotonic()
         self._books = Books(request, self._elapsed_s)
@@ -80,15 +64,19 @@ class Answer:
         self._outcome = Outcome(
             request_id=request_id, format=format, provider=target.provider, model=target.model, outcome="rejected"
         )
-        self._tries = Tries(target, house.breakers, house.settings.retry, self._cancel, self._outcome, self._began)
-        self._attempt: Attempt | None = None
-        self._held: Batch | None = None  # what was read of a try that has not said anything yet
-        self._frames: list[bytes] = []  # the same of an answer in one piece
-        self._begun = False  # whether the try under way has
-        self._broke: _Broke | None = None
-        self._splice: Splice | None = None
-        self._refuses_prefill: Target | None = None
-        self._ahead: Batch | Exception | None = None  # what `each` has left for `read`
+        self._steps: Steps | None = None
+        if served:
+            total_s = target.timeouts.total_s
+            self._clock = Clock(first_token_s=math.inf, idle_s=math.inf, total_s=total_s, since=self._began)
+            self._steps = Steps(
+                request,
+                served,
+                max_turns=house.settings.tools.max_steps,
+                cancel=self._cancel,
+                around=house.around,
+                request_id=request_id,
+            )
+        self._turn = self._turn_of(request)
         self._last: Finished | Failed | None = None
         self._closed = False
         try:
@@ -107,213 +95,75 @@ class Answer:
         return time.monotonic() - self._began
 
     def read(self, until: float) -> Batch | None:
-        if (ahead := self._ahead) is not None:
-            self._ahead = None
-            if isinstance(ahead, Exception):
-                raise ahead
-            return None if ahead is _NOTHING else self._ended(ahead, until)
-        attempt = self._attempt
-        if not self._begun or attempt is None:
-            return self._begin(until)
-        batch = attempt.read(until)
-        if batch is None:
-            return None
-        return self._ended(batch, until) if batch.ended else self._counted(batch)
+        steps = self._steps
+        if steps is not None and steps.running is not None:
+            return self._outputs(steps, until)
+        return self._turn.read(until)
 
     def each(self, deliver: Callable[[Batch], bool], silence_s: float) -> None:
-        """Have what comes delivered from the event loop, where that can be done: to wake somebody for each token costs
-        as much as the token. It goes on as long as `deliver`, which must not wait, says so; as something comes at least
-        every `silence_s`; and as what comes is no more than a part of the answer. What stopped it, `read` gives."""
-        attempt = self._attempt
-        if attempt is None or not self._begun or self._last is not None or self._ahead is not None:
-            return
-        clock, count = attempt.clock, self._books.feed
-        silent = time.monotonic() + silence_s
-
-        def step() -> float:
-            nonlocal silent
-            try:
-                if time.monotonic() >= clock.due:
-                    return 0.0
-                batch = attempt.read(0.0)
-                if batch is not None:
-                    if batch.ended:
-                        self._ahead = batch
-                        return 0.0
-                    batch.events = count(batch.events)
-                    if not deliver(batch):
-                        return 0.0
-                    silent = time.monotonic() + silence_s
-            except Exception as exc:
-                self._ahead = exc
-                return 0.0
-            return min(silent, clock.due)
-
-        try:
-            attempt.each(step, min(silent, clock.due))
-        except Exception as exc:
-            self._ahead = exc
-        if self._ahead is None and time.monotonic() >= silent:
-            self._ahead = _NOTHING
+        """As `Turn.each`; not while tools run."""
+        if self._steps is None or self._steps.running is None:
+            self._turn.each(deliver, silence_s)
 
     @property
     def limits(self) -> dict[str, str]:
         """Of the try under way, as `Upstream.limits`."""
-        return {} if self._attempt is None else self._attempt.limits
+        return self._turn.limits
 
-    def _begin(self, until: float) -> Batch | None:
-        """Try until a try says something of the answer, or there is nothing left to try."""
-        while True:
-            if not self._tries.rested(until):
-                return None
-            try:
-                batch = (self._attempt or self._open()).read(until)
-            except SluicewayError as exc:
-                batch = Batch([Failed(error=self._cancel.error or exc)], None, True)
-            if batch is None:
-                return None
-            if self._request.stream and any(_says_something(event) for event in batch.events):
-                self._tries.answering()
-            if self._splice is not None and self._broke is not None:
-                read = batch.events
-                batch.events = self._splice.feed(read)
-                if self._splice.differs:  # another answer than what was delivered, and no way to tell the client
-                    self._tries.judge(Cancelled("it is another answer"))
-                    self._forget(Batch(read))
-                    return self._counted(Batch([Failed(error=self._broke.error)], None, True))
-            if not self._request.stream:
-                self._frames.append(batch.frames or b"")
-                batch.frames = None if batch.frames is None else b""
-            batch = self._held = batch if self._held is None else _joined(self._held, batch)
-            last = batch.events[-1] if batch.events else None
-            if not self._delivers(batch):
-                if not isinstance(last, Failed):
-                    continue
-                if self._goes_on_after(last.error, batch):
-                    continue
-                self._tries.log(last.error)
-                told = Failed(error=self._told(last.error))
-                if self._request.stream:  # an answer that never began has nothing to say but this
-                    self._books.spend(batch.events)
-                    batch = Batch([told], None if batch.frames is None else b"", True)
-                else:
-                    batch = Batch([*batch.events[:-1], told], None, True)
-            self._begun, self._held = True, None
-            if batch.frames is not None and self._frames:
-                batch.frames = b"".join(self._frames)
-            return self._ended(batch, until) if batch.ended else self._counted(batch)
-
-    def _delivers(self, batch: Batch) -> bool:
-        """Whether to hand on what was read so far: then nothing of it can be taken back. An answer in one piece is
-        handed on when it is whole."""
-        if not self._request.stream:
-            return batch.ended and isinstance(batch.events[-1], Finished)
-        if self._splice is None and self._attempt is not None and self._attempt.opaque:
-            return True
-        return any(_says_something(event) for event in batch.events)
-
-    def _open(self) -> Attempt:
-        """The next try, at the first target that may be tried."""
-        target, request = self._tries.enter(), self._request
-        provider = self._house.providers[target.provider]
-        if (broke := self._broke) is not None:
-            text = self._books.text or ""
-            prefill = ""
-            if self._recovery == "continue" and target.prefill and target is not self._refuses_prefill:
-                prefill = provider.prefill(text)
-            request = request.recovering(prefill, self._books.chunks)
-            self._splice = Splice(
-                text,
-                self._books.reasoning,
-                from_=broke.target.name,
-                to=target.name,
-                tells=self._tells_recovery,
-                prefill=prefill or None,
-            )
-        times = target.timeouts
-        self._attempt = Attempt(
-            provider,
+    def _turn_of(self, request: ChatRequest) -> Turn:
+        return Turn(
+            self._house,
             request,
-            target,
-            Clock(first_token_s=times.first_token_s, idle_s=times.idle_s, total_s=times.total_s, since=self._began),
-            self._cancel,
-            request_id=self._outcome.request_id,
+            self._target,
+            cancel=self._cancel,
+            outcome=self._outcome,
+            books=self._books,
+            began=self._began,
+            tells_recovery=self._tells_recovery,
+            count=self._books.feed if self._steps is None else self._count,
+            end=self._end,
         )
-        return self._attempt
 
-    def _goes_on_after(self, error: SluicewayError, batch: Batch) -> bool:
-        """Whether another try follows one that failed before it said anything: then nothing is left of this one."""
-        splice = self._splice
-        if splice is not None and splice.prefilled and _about_the_prefill(error):
-            self._refuses_prefill = self._tries.target
-            self._tries.again(error)
-        elif not self._tries.goes_on_after(error, recovering=self._broke is not None):
-            return False
-        self._forget(batch)
-        return True
+    def _count(self, events: list[Event]) -> list[Event]:
+        return self._books.feed(events if self._steps is None else self._steps.feed(events))
 
-    def _ended(self, batch: Batch, until: float) -> Batch | None:
-        """The last batch of a try. Where that broke off in the middle of its answer, another goes on with it."""
+    def _end(self, batch: Batch) -> Batch:
+        """The last batch of a turn, which is the answer's last one unless tools of ours were called in it."""
+        if self._steps is not None:
+            batch, spent = self._steps.end(batch)
+            if not batch.ended:
+                self._turn.tries.judge(None)
+                self._turn.close()
+                batch.events = self._books.feed(batch.events)
+                self._books.next_turn(spent)
+                return batch
+        return self._told(batch)
+
+    def _told(self, batch: Batch) -> Batch:
+        """The answer's last batch."""
+        batch.events = self._books.feed(batch.events)
         last = batch.events[-1]
-        if not isinstance(last, Failed):
-            return self._counted(batch)
-        events: list[Event] = [event for event in batch.events if not isinstance(event, _AT_THE_END)]
-        if isinstance(self._cancel.error, Stopped):
-            return self._counted(Batch([*self._started(events), Finished(reason="cancelled")], None, True))
-        said = self._counted(Batch(events, batch.frames))
-        if self._recovers_from(last.error):
-            self._forget(batch)
-            return said if said.events or said.frames else self._begin(until)
-        end = self._counted(Batch([event for event in batch.events if isinstance(event, _AT_THE_END)], None, True))
-        return Batch(said.events + end.events, said.frames, True)
+        if isinstance(last, Failed):
+            last.error.request_id = self._outcome.request_id
+            self._turn.tries.log(last.error)
+        if isinstance(last, TERMINAL):
+            self._last = last
+        return batch
 
-    def _started(self, events: list[Event]) -> list[Event]:
-        """`events` of an answer that was stopped, and may not have begun."""
-        if self._books.begun or (events and isinstance(events[0], Started)):
-            return events
-        target = self._tries.target
-        start = Started(id=self.request_id, model=target.model, provider=target.provider, created=int(time.time()))
-        return [start, *events]
-
-    def _recovers_from(self, error: SluicewayError) -> bool:
-        """Not behind a tool call: the client may have acted on it. Nor behind what only the client understands, or
-        where more was said than is kept."""
-        if self._recovery == "off" or not self._request.stream or not self._begun:
-            return False
-        if self._attempt is None or self._attempt.opaque or self._books.called or self._books.text is None:
-            return False
-        broke = _Broke(self._tries.target, error)
-        if not self._tries.goes_on_after(error, delivered=True):
-            return False
-        self._broke = broke
-        return True
-
-    def _forget(self, batch: Batch) -> None:
-        """Close the try, whose answer is not to be gone on with, and keep of it only what it cost."""
-        self._books.spend(batch.events)
-        self._held = self._splice = None
-        self._frames.clear()
-        self._begun = False
-        if self._attempt is not None:
-            self._attempt.close()
-            self._attempt = None
-
-    def _told(self, error: SluicewayError) -> SluicewayError:
-        """What the caller is told at the end of all tries: how an answer broke off, whatever came after that."""
-        if self._broke is not None and not isinstance(error, ServiceError):
-            return self._broke.error
-        return self._tries.told(error)
-
-    def _counted(self, batch: Batch) -> Batch:
-        if batch.events:
-            batch.events = self._books.feed(batch.events)
-            if batch.ended:
-                last = batch.events[-1]
-                if isinstance(last, Failed):
-                    last.error.request_id = self._outcome.request_id
-                    self._tries.log(last.error)
-                if isinstance(last, TERMINAL):
-                    self._last = last
+    def _outputs(self, steps: Steps, until: float) -> Batch | None:
+        """What tools of ours gave by then. When all have, the model goes on."""
+        batch = steps.read(min(until, self._clock.due))
+        if (error := self._cancel.error or self._clock.alarm()) is not None:
+            steps.close()
+            end = Finished(reason="cancelled") if isinstance(error, Stopped) else Failed(error=error)
+            return self._told(Batch([*(batch.events if batch else ()), end], None, True))
+        if batch is None:
+            return None
+        if batch.ended:
+            return self._told(batch)
+        batch.events = self._books.feed(batch.events)
+        if steps.running is None:
+            self._turn = self._turn_of(steps.request)
         return batch
 
     def fail(self, error: SluicewayError) -> Failed:
@@ -337,8 +187,9 @@ class Answer:
             self._client_left()
         try:
             self._watch.close()
-            if self._attempt is not None:
-                self._attempt.close()
+            if self._steps is not None:
+                self._steps.close()
+            self._turn.close()
         finally:
             self._house.admission.leave(self._cancel)
             closed()
@@ -350,20 +201,20 @@ class Answer:
         outcome, books, cancelled = self._outcome, self._books, self._cancel.error
         if isinstance(self._last, Finished) and self._last.reason != "cancelled":
             outcome.outcome = "finished"
-            self._tries.judge(None)
+            self._turn.tries.judge(None)
         elif isinstance(cancelled, Cancelled | Draining):
             outcome.outcome = "cancelled"
             outcome.code = cancelled.code
             outcome.cancelled_by = _by(cancelled)
             outcome.cancel_s = time.monotonic() - self._cancel.at
-            self._tries.judge(cancelled)
+            self._turn.tries.judge(cancelled)
         else:
             error = self._last.error if isinstance(self._last, Failed) else cancelled or Internal("")
             outcome.outcome = "error"
             outcome.code = error.code
-            self._tries.judge(error)
-            if self._broke is not None and error is self._broke.error:  # its text is what was delivered
-                outcome.provider, outcome.model = self._broke.target.provider, self._broke.target.model
+            self._turn.tries.judge(error)
+            if (broke := self._turn.broke) is not None and error is broke.error:  # its text is what was delivered
+                outcome.provider, outcome.model = broke.target.provider, broke.target.model
         outcome.duration_s = self._elapsed_s()
         outcome.ttft_s = books.ttft_s
         outcome.chunks = books.chunks
@@ -378,25 +229,3 @@ def _by(cancelled: SluicewayError) -> str:
     if isinstance(cancelled, Stopped):
         return cancelled.by
     return "drain" if isinstance(cancelled, Draining) else "client"
-
-
-def _about_the_prefill(error: SluicewayError) -> bool:
-    """Whether a refusal may be one of the prefill: what else there is to refuse was not refused before."""
-    return isinstance(error, ProviderRejected) and not isinstance(error, ContextLengthExceeded | ContentFiltered)
-
-
-_NOTHING = Batch([])  # nothing came in time
-
-_AT_THE_END = (Usage, Failed)
-
-
-def _says_something(event: Event) -> bool:
-    return not isinstance(event, Started | Usage | Failed)
-
-
-def _joined(first: Batch, more: Batch) -> Batch:
-    first.events += more.events
-    first.ended = more.ended
-    if first.frames is not None and more.frames is not None:
-        first.frames += more.frames
-    return first

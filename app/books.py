@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -40,10 +41,13 @@ class Books:
         self._order = Order()
         self._texts: list[str] = []  # the answer's text so far, in pieces
         self._length = 0  # of those
+        self._before = 0  # the same of earlier turns
         self._reasonings: list[str] = []
+        self._earlier_calls = 0  # of earlier turns
         self._kept = True  # else only its length
-        self._chars = 0  # of tool calls
+        self._chars = 0  # of tool calls, and of what earlier turns thought
         self.chunks = 0  # batches with something of the answer in them
+        self._chunks_before = 0
         self._input_tokens = 0
         self.ttft_s: float | None = None
         self._usage: Usage | None = None
@@ -52,7 +56,7 @@ class Books:
 
     @property
     def text(self) -> str | None:
-        """What was delivered of the answer's text; None where that was more than is kept."""
+        """What was delivered of the turn's text; None where that was more than is kept."""
         return _joined(self._texts) if self._kept else None
 
     @property
@@ -65,8 +69,28 @@ class Books:
 
     @property
     def called(self) -> bool:
-        """Whether a tool call was delivered, or begun."""
-        return self._order.called
+        """Whether a tool call was delivered, or begun, in this turn."""
+        return self._order.calls > self._earlier_calls
+
+    @property
+    def turn_chunks(self) -> int:
+        """Of `chunks`, those of this turn."""
+        return self.chunks - self._chunks_before
+
+    def next_turn(self, events: list[Event]) -> None:
+        """The model will be asked again for what follows; `events` is how the turn ended, with its usage."""
+        if any(isinstance(event, Usage) for event in events):
+            self.spend(events)
+        else:
+            self.spend([self._estimate()])
+        self._before += self._length
+        self._length = 0
+        self._kept = True
+        self._texts.clear()
+        self._chars += sum(map(len, self._reasonings))
+        self._reasonings.clear()
+        self._earlier_calls = self._order.calls
+        self._chunks_before = self.chunks
 
     def spend(self, events: list[Event]) -> None:
         """The usage in what was read of a try whose answer is not this one, or not all of it."""
@@ -109,7 +133,7 @@ class Books:
                 case ToolCallStarted():
                     self._token_seen()
                 case Recovered(kept_chars=stands, exact=False):
-                    self._texts = [_joined(self._texts)[:stands]]
+                    self._texts = [_joined(self._texts)[: stands - self._before]]
                     self._length = len(self._texts[0])
                 case Started(input_tokens=tokens):
                     self._input_tokens = tokens
@@ -149,7 +173,7 @@ class Books:
         return self._usage or self._spent
 
     def _said(self) -> int:
-        return self._chars + self._length + sum(map(len, self._reasonings))
+        return self._chars + self._before + self._length + sum(map(len, self._reasonings))
 
     def _estimate(self) -> Usage:
         asked = len(self._request.system or "") + sum(len(message.text) for message in self._request.messages)
@@ -177,7 +201,10 @@ def _joined(pieces: list[str]) -> str:
 def _sum(spent: Usage | None, usage: Usage) -> Usage:
     if spent is None:
         return usage
-    return Usage(source=usage.source, **{name: getattr(spent, name) + getattr(usage, name) for name in _TOKENS})
+    source: Literal["provider", "estimated"] = (
+        "estimated" if "estimated" in (spent.source, usage.source) else "provider"
+    )
+    return Usage(source=source, **{name: getattr(spent, name) + getattr(usage, name) for name in _TOKENS})
 
 
 _TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")

@@ -231,8 +231,9 @@ class Order:
         self._answered_calls: set[str] = set()
 
     @property
-    def called(self) -> bool:
-        return bool(self._call_ids)
+    def calls(self) -> int:
+        """How many tool calls were begun."""
+        return len(self._call_ids)
 
     def check(self, event: Event) -> None:
         kind = type(event)

@@ -35,6 +35,7 @@ from .response import Batches, streamed, whole
 from .shaped import Source, shaped
 from .stores import Record
 from .targets import Target
+from .tools import ServedTool
 
 
 def answer(
@@ -50,7 +51,7 @@ def answer(
 
     `environ` is the WSGI request's, for the client's socket in it.
     """
-    source = _source(house, form, request, target, request_id, environ)
+    source = _source(house, form, *house.tools.offered(request), target, request_id, environ)
     server = house.settings.server
     try:
         if not request.stream:
@@ -98,10 +99,11 @@ def resumable(
     """The same, of an answer that goes on where this client leaves; where the claim's key is known, the one that it
     leads to, behind the event `after`. Raises `StoreUnavailable` beside what `answer` raises."""
     house.admission.check()
+    request, served = house.tools.offered(request)
     made: list[Source] = []
 
     def make() -> Source:
-        made.append(_source(house, form, request, target, request_id, {}))  # nobody's departure ends it
+        made.append(_source(house, form, request, served, target, request_id, {}))  # nobody's departure ends it
         return made[0]
 
     record = Record(
@@ -171,7 +173,13 @@ def followed(
 
 
 def _source(
-    house: House, form: Format, request: ChatRequest, target: Target, request_id: str, environ: Mapping[str, Any]
+    house: House,
+    form: Format,
+    request: ChatRequest,
+    served: Mapping[str, ServedTool],
+    target: Target,
+    request_id: str,
+    environ: Mapping[str, Any],
 ) -> Source:
     answer = Answer(
         house,
@@ -181,6 +189,7 @@ def _source(
         tells_recovery=form.tells_recovery,
         request_id=request_id,
         environ=environ,
+        served=served,
     )
     return shaped(answer, request)
 

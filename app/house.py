@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import msgspec
 
 from .admission import Admission
 from .breakers import Breakers
 from .providers import PROVIDERS, Provider
-from .settings import Settings
+from .settings import Settings, SettingsError
 from .targets import Targets
+from .tools import Tools
 
 
 class House(msgspec.Struct, frozen=True):
@@ -19,14 +22,26 @@ class House(msgspec.Struct, frozen=True):
     providers: Mapping[str, Provider]
     admission: Admission
     breakers: Breakers
+    tools: Tools
+    around: Callable[[], AbstractContextManager[object]]  # a call of a tool of ours: the app's context
 
 
-def build(settings: Settings) -> House:
-    """The house of these settings, with a client for each provider that can be called."""
+def build(
+    settings: Settings,
+    tools: Tools | None = None,
+    around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+) -> House:
+    """The house of these settings, with a client for each provider that can be called. `tools` are there beside those
+    that the settings enable."""
     targets = Targets(settings)
     providers: dict[str, Provider] = {}
     for name in targets.usable:
         table = settings.providers[name]
         local = (settings.local,) if table.kind == "local" else ()
         providers[name] = PROVIDERS[table.kind](name, table, settings.keys.get(name, ""), *local)
-    return House(settings, targets, providers, Admission(settings.server.max_streams), Breakers(settings.breaker))
+    try:
+        served = Tools(settings.tools.enabled, beside=tools)
+    except ValueError as exc:
+        raise SettingsError(f"tools.enabled: {exc}") from None
+    admission = Admission(settings.server.max_streams)
+    return House(settings, targets, providers, admission, Breakers(settings.breaker), served, around)

@@ -72,11 +72,7 @@ SECRET = frozenset({"server.api_keys_sha256", "local.api_key", "providers.*.api_
 
 # Part of the published configuration, not of this version: accepted, so that a file written for the whole product
 # starts, and named in a warning at start, so that nobody believes it acts. Remove a key here when it does.
-NOT_YET = frozenset(
-    {
-        "tools",
-    }
-)
+NOT_YET: frozenset[str] = frozenset()
 
 
 class SettingsError(Exception):

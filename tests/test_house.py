@@ -37,6 +37,7 @@ FLOORS = {
     "providers": 3,
     "formats": 3,
     "transforms": 3,
+    "tools": 3,
     "stores": 3,
     "attempts": 4,
     "books": 4,
@@ -44,12 +45,14 @@ FLOORS = {
     "house": 4,
     "response": 4,
     "tries": 5,
-    "answers": 6,
-    "shaped": 7,
-    "journals": 8,
-    "flow": 9,
-    "web": 10,
-    "__init__": 11,
+    "steps": 5,
+    "turns": 6,
+    "answers": 7,
+    "shaped": 8,
+    "journals": 9,
+    "flow": 10,
+    "web": 11,
+    "__init__": 12,
 }
 BESIDE = "testing"  # the fake provider, which imports nothing of the house and nothing of the house imports
 

@@ -4,7 +4,7 @@ Its client insists on an order (WIRE 6): `RUN_STARTED` first, content only in wh
 `RUN_FINISHED`, nothing behind it or `RUN_ERROR`. A null where a field may be left out is refused.
 
 An answer is one message of the assistant's, under the answer's id, with its text and its calls: clients fold what comes
-later under the same id into it. Older ones allow no call while a text is open, so each closes the other; the text is
+later under the same id into it. Behind the outputs of our own tools, which are messages, begins another. Older ones allow no call while a text is open, so each closes the other; the text is
 opened again behind a call, where there is more of it. A thought is a message of its own. Where the provider has signed
 it, the signature is its `encryptedValue`, comes back with it, and is given to the provider again; a thought without one
 is for the eye only, and not sent back.
@@ -233,6 +233,7 @@ class AGUIEncoder(Encoder):
         self._head: dict[str, Any] = {}
         self._answer = ""
         self._steps = 1  # of the model's, each a message
+        self._stepped = False
         self._thought = ""  # the open one's id
         self._thoughts = 0
         self._text_open = False
@@ -246,6 +247,7 @@ class AGUIEncoder(Encoder):
                 case TextDelta(text=text):
                     if not self._text_open:
                         self._close(out)
+                        self._step()
                         self._text_open = True
                         out.append(_event("TEXT_MESSAGE_START", messageId=self._id, role="assistant"))
                     out.append(self._before_text + json_bytes(text) + b"}\n\n")
@@ -263,6 +265,7 @@ class AGUIEncoder(Encoder):
                     self._begin(event, out)
                 case ToolCallStarted(call_id=call_id, name=name):
                     self._close(out)
+                    self._step()
                     named = {"toolCallId": self._calls[call_id], "toolCallName": name, "parentMessageId": self._id}
                     out.append(_event("TOOL_CALL_START", **named))
                 case ToolCallDelta(call_id=call_id, arguments=fragment):
@@ -297,15 +300,22 @@ class AGUIEncoder(Encoder):
     def _output(self, event: ToolOutput, out: list[bytes]) -> None:
         """A message of its own; what the model says behind it is in another."""
         call_id = self._calls[event.call_id]
-        self._steps += 1
-        self._id = f"{self._answer}-{self._steps}"
-        self._before_text = _before_delta("TEXT_MESSAGE_CONTENT", self._id)
+        self._stepped = True
         content = f"Error: {event.error}" if event.error else event.result
         named = {"messageId": f"{call_id}-result", "toolCallId": call_id, "role": "tool"}
         out.append(_event("TOOL_CALL_RESULT", **named, content=content))
 
+    def _step(self) -> None:
+        """Behind the outputs of our own tools."""
+        if self._stepped:
+            self._stepped = False
+            self._steps += 1
+            self._id = f"{self._answer}-{self._steps}"
+            self._before_text = _before_delta("TEXT_MESSAGE_CONTENT", self._id)
+
     def _think(self, out: list[bytes]) -> None:
         self._close(out)
+        self._step()
         self._thoughts += 1
         self._thought = named = f"{self._id}-reasoning-{self._thoughts}"
         self._before_thought = _before_delta("REASONING_MESSAGE_CONTENT", named)
