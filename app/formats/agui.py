@@ -4,10 +4,10 @@ Its client insists on an order (WIRE 6): `RUN_STARTED` first, content only in wh
 `RUN_FINISHED`, nothing behind it or `RUN_ERROR`. A null where a field may be left out is refused.
 
 An answer is one message of the assistant's, under the answer's id, with its text and its calls: clients fold what comes
-later under the same id into it. Behind the outputs of our own tools, which are messages, begins another. Older ones allow no call while a text is open, so each closes the other; the text is
-opened again behind a call, where there is more of it. A thought is a message of its own. Where the provider has signed
-it, the signature is its `encryptedValue`, comes back with it, and is given to the provider again; a thought without one
-is for the eye only, and not sent back.
+later under the same id into it. Behind the outputs of our own tools, which are messages, another begins. Older clients
+allow no call while a text is open, so each closes the other; the text is opened again behind a call, where there is
+more of it. A thought is a message of its own. Where the provider has signed it, the signature is its `encryptedValue`,
+comes back with it, and is given to the provider again; a thought without one is for the eye only, and not sent back.
 
 `state` is the agent's own and ignored: there is none here. `context` is told to the model behind the system text.
 """
