@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -11,6 +12,8 @@ from typing import Any
 from flask import Flask, current_app
 
 import app as sluiceway
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")  # a line for each stream
 
 app = Flask("toolbox")
 toolbox = sluiceway.Sluiceway(app)
