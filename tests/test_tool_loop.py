@@ -20,6 +20,20 @@ from app.testing import FakeProvider, answer
 WIRES = ("openai", "anthropic")
 
 
+# The second turn's answer breaks off; the first turn, of six fragments of a call, is too short for that.
+BREAKS = "fake-tool1-once-cut8"
+FALLBACKS = f"""
+[models.goes_on]
+target = "openai/{BREAKS}"
+fallbacks = ["anthropic/fake-tool1-once"]
+
+[models.comes_later]
+target = "openai/fake-tool1-once-f5000"
+fallbacks = ["anthropic/fake-tool1-once"]
+first_token_s = 0.2
+"""
+
+
 class Toolbox(NamedTuple):
     watched: Watched
     diary: Path
@@ -59,8 +73,11 @@ def served(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Toolbox]:
     diary = tmp_path_factory.mktemp("toolbox") / "diary"
+    settings = diary.with_name("sluiceway.toml")
+    settings.write_text(FALLBACKS)
     env = {
         **fake_provider_server.env,
+        "SLUICEWAY_CONFIG": str(settings),
         "TOOLBOX_DIARY": str(diary),
         "SLUICEWAY_TOOLS__MAX_STEPS": "3",
         "SLUICEWAY_SERVER__HEARTBEAT_S": "0.2",
@@ -269,11 +286,28 @@ def test_an_answer_in_one_piece(toolbox: Toolbox, fake_provider: FakeProvider) -
 
 
 def test_what_breaks_behind_a_tool_is_an_error_in_the_stream(toolbox: Toolbox) -> None:
-    """The model's second turn breaks off; the first, of six fragments of a call, is too short for that."""
-    events = toolbox.ask("openai/fake-tool1-once-cut8", "weather")
+    events = toolbox.ask(f"openai/{BREAKS}", "weather")
     assert kinds(events)[-3:] == ["text", "usage", "error"] or kinds(events)[-2:] == ["text", "error"]
     assert events[-1]["code"] == "stream_broken"
-    assert text_of(events) == " ".join(answer("fake-tool1-once-cut8", step=1).text.split(" ")[:8])
+    assert text_of(events) == " ".join(answer(BREAKS, step=1).text.split(" ")[:8])
+
+
+def test_another_provider_goes_on_behind_a_tool(toolbox: Toolbox, fake_provider: FakeProvider) -> None:
+    events = toolbox.ask("goes_on", "weather")
+    assert text_of(events) == answer(BREAKS, step=1).text
+    assert events[-1]["reason"] == "stop"
+    assert len(of_type(events, "tool_result")) == 1, "the tool is not called again"
+    asked = [request.path.rpartition("/v1/")[2] for request in fake_provider.requests]
+    assert asked == ["chat/completions", "chat/completions", "messages"]
+    (told,) = results_sent(fake_provider.requests[2].body).values()
+    assert json.loads(told)["app"] == "toolbox", "the results go along to the other protocol"
+
+
+def test_each_turn_has_its_own_tries(toolbox: Toolbox, fake_provider: FakeProvider) -> None:
+    events = toolbox.ask("comes_later", "weather")
+    assert text_of(events) == answer("fake-tool1-once", step=1).text
+    asked = [request.path.rpartition("/v1/")[2] for request in fake_provider.requests]
+    assert asked == ["chat/completions", "messages"] * 2
 
 
 def test_names_that_nobody_knows(toolbox: Toolbox, fake_provider: FakeProvider) -> None:

@@ -79,7 +79,7 @@ class Running:
                 if now >= its_end and self._waiting.pop(call_id, None) is not None:
                     self._tasks[call_id].kill()
                     self._outputs.append(failed(said, late))
-            if self._outputs or self._cancel.error is not None or now >= until:
+            if self._outputs or not self._waiting or self._cancel.error is not None or now >= until:
                 given, self._outputs = self._outputs, []
                 return given
             next_end = min((its_end for _, its_end, _ in tuple(self._waiting.values())), default=until)
