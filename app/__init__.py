@@ -50,7 +50,6 @@ from here.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,8 +79,6 @@ __all__ = [
 ]
 
 tool = EVERYWHERE.tool
-
-log = logging.getLogger("sluiceway")
 
 
 class Sluiceway:
@@ -122,8 +119,6 @@ class Sluiceway:
         app.teardown_request(close_dropped)
         for name in self._doors:
             app.register_blueprint(DOORS[name], url_prefix=self._url_prefix or None)
-        if settings.without_effect:
-            log.warning("settings without effect in this version: %s", ", ".join(settings.without_effect))
 
     def drain(self) -> None:
         """The worker is about to end: `/readyz` says so. Streams go on, and nobody is refused yet."""

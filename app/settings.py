@@ -70,10 +70,6 @@ ProviderKind = Literal["openai", "openai_responses", "anthropic", "local"]
 # Values that are, or by mistake may be, a key: an error names the place and not the value.
 SECRET = frozenset({"server.api_keys_sha256", "local.api_key", "providers.*.api_key_env", "store.url"})
 
-# Part of the published configuration, not of this version: accepted, so that a file written for the whole product
-# starts, and named in a warning at start, so that nobody believes it acts. Remove a key here when it does.
-NOT_YET: frozenset[str] = frozenset()
-
 
 class SettingsError(Exception):
     """The configuration can't be used; the text names the place, the key, the value and what was wanted."""
@@ -194,8 +190,6 @@ class Settings(_Section):
 
     # Keys of the providers that have one, by provider name; never shown: not in repr, not in a message.
     keys: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
-    # Keys that were set but do not act in this version (see NOT_YET).
-    without_effect: tuple[str, ...] = ()
 
     @property
     def local_enabled(self) -> bool:
@@ -222,13 +216,10 @@ def load_settings(config: Mapping[str, object] | None = None, environ: Mapping[s
 
     for source, layer in _layers(config or {}, environ):
         _merge(tree, layer, source, origin)
-    for reserved in ("keys", "without_effect"):
-        if reserved in tree:
-            raise SettingsError(f"{origin[(reserved,)]}: unknown key {reserved!r}")
+    if "keys" in tree:
+        raise SettingsError(f"{origin[('keys',)]}: unknown key 'keys'")
     tree["keys"] = _keys(tree, environ)
     _point_where_the_sdks_would(tree, environ, origin)
-    tables = {path[:-1] for path in origin}
-    tree["without_effect"] = tuple(sorted(".".join(path) for path in origin if _not_yet(path) and path not in tables))
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as exc:
@@ -331,12 +322,8 @@ def _point_where_the_sdks_would(
                 table["api_key_env"] = None
 
 
-def _not_yet(path: tuple[str, ...]) -> bool:
-    return any(_pattern(path[:depth]) in NOT_YET for depth in range(1, len(path) + 1))
-
-
 def _pattern(path: tuple[str, ...]) -> str:
-    """A path as `NOT_YET` and `SECRET` write it: any name of a model or a provider is `*`."""
+    """A path as `SECRET` writes it: any name of a model or a provider is `*`."""
     named = path[0] in ("models", "providers")
     return ".".join("*" if named and at == 1 else part for at, part in enumerate(path))
 
@@ -428,6 +415,6 @@ def _fields_at(path: tuple[str, ...]) -> list[str]:
     """The keys that a table may hold, for "unknown key" messages."""
     sections: dict[str, type[BaseModel]] = {"providers": ProviderSettings, "models": Alias}
     if not path:
-        return [name for name in Settings.model_fields if name not in ("keys", "without_effect")]
+        return [name for name in Settings.model_fields if name != "keys"]
     section = sections.get(path[0]) or type(getattr(Settings(), path[0]))
     return list(section.model_fields)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -412,23 +411,12 @@ def test_the_default_model_goes_by_the_keys(
     assert (settings.start_model, settings.local_enabled) == (start_model, local)
 
 
-# What does not act yet.
-
-
-def test_keys_without_effect_are_named(load: Load) -> None:
-    assert load(PUBLISHED).without_effect == (
-        "tools.enabled",
-        "tools.max_steps",
-    )
-    assert load("[timeouts]\nidle_s = 5", SLUICEWAY_SERVER__MAX_BODY_BYTES="5").without_effect == ()
-
-
-def test_they_are_warned_about_at_start(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tool_that_nobody_knows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLUICEWAY_CONFIG", os.devnull)
-    monkeypatch.setenv("SLUICEWAY_TOOLS__MAX_STEPS", "5")
-    with caplog.at_level(logging.WARNING, "sluiceway"):
-        create_app({"SLUICEWAY_TOOLS__ENABLED": []}).extensions["sluiceway"].close()
-    assert caplog.messages == ["settings without effect in this version: tools.enabled, tools.max_steps"]
+    with pytest.raises(
+        SettingsError, match=r"tools\.enabled: no such tool: 'clok'; known: clock\. Did you mean 'clock'"
+    ):
+        create_app({"SLUICEWAY_TOOLS__ENABLED": ["clok"]})
 
 
 def test_a_key_that_can_not_stand_in_a_header_is_refused_without_being_shown() -> None:
