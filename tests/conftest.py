@@ -71,9 +71,12 @@ ONE_TRY = {"SLUICEWAY_RETRY__ATTEMPTS": "1", "SLUICEWAY_BREAKER__FAILURES": "100
 class Service:
     """A real gunicorn with the project's own configuration. `log` is everything it has printed so far."""
 
-    def __init__(self, env: dict[str, str], log_file: Path, *args: str, app: str = "wsgi:app") -> None:
+    def __init__(
+        self, env: dict[str, str], log_file: Path, *args: str, app: str = "wsgi:app", health: str = "/healthz"
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self._health = self.url + health
         self._log_file = log_file
         keys = ("OPENAI_", "ANTHROPIC_", "SLUICEWAY_", "GUNICORN_", "WEB_CONCURRENCY")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(keys)}
@@ -101,7 +104,7 @@ class Service:
         if self.process.poll() is not None:
             pytest.fail(f"the server did not start:\n{self.log}")
         with contextlib.suppress(requests.ConnectionError, requests.Timeout):
-            return requests.get(f"{self.url}/healthz", timeout=5).status_code == 200
+            return requests.get(self._health, timeout=5).status_code == 200
         return False
 
     def stop(self) -> None:
@@ -119,9 +122,9 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     """`start_service(env, *gunicorn_args) -> Service`; stopped at the end of the session at the latest."""
     started: list[Service] = []
 
-    def start(env: dict[str, str] | None = None, *args: str, app: str = "wsgi:app") -> Service:
+    def start(env: dict[str, str] | None = None, *args: str, **more: str) -> Service:
         log = tmp_path_factory.mktemp("service") / "log"
-        service = Service(env or {}, log, *(args or ("--workers", "1")), app=app)
+        service = Service(env or {}, log, *(args or ("--workers", "1")), **more)
         started.append(service)
         return service
 
