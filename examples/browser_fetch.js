@@ -164,6 +164,7 @@ export async function* stream(
           const { done, value } = await heard(reader.read());
           if (done) break;
           for (const message of parser.feed(value)) {
+            signal?.throwIfAborted(); // what has come already is not wanted any more either
             const event = eventOf(message.data);
             if (event.type === "error") {
               // Without a number of its own it is this connection's: its worker is going down, say.

@@ -40,31 +40,38 @@ KEY = "sk-one-that-is-accepted"
 WAIT_S = 60.0
 
 
+STREAMS = "/ai/v1/streams"
+
+
 class Services(NamedTuple):
     provider: FakeProvider
     open: Service  # examples/flask_app.py
-    keyed: Service
 
     @property
     def url(self) -> str:
         return f"{self.open.url}{STREAMS}"
 
 
-STREAMS = "/ai/v1/streams"
-
-
 @pytest.fixture(scope="module")
 def services(start_service: Callable[..., Service]) -> Iterator[Services]:
     with FakeProvider() as provider:
         env = {**provider.env, "SLUICEWAY_SERVER__HEARTBEAT_S": "0.2"}
-        hashes = json.dumps([hashlib.sha256(KEY.encode()).hexdigest()])
-        both = (
-            start_service(env, "--workers", "2", app="examples.flask_app:app", health="/ai/healthz"),
-            start_service({**env, "SLUICEWAY_SERVER__API_KEYS_SHA256": hashes}),
-        )
-        yield Services(provider, *both)
-        for service in both:
-            service.stop()
+        service = start_service(env, "--workers", "2", app="examples.flask_app:app", health="/ai/healthz")
+        yield Services(provider, service)
+        service.stop()
+
+
+@pytest.fixture(scope="module")
+def keyed(start_service: Callable[..., Service], services: Services) -> str:
+    """Of a service that wants a key: its URL."""
+    hashes = json.dumps([hashlib.sha256(KEY.encode()).hexdigest()])
+    return f"{start_service({**services.provider.env, 'SLUICEWAY_SERVER__API_KEYS_SHA256': hashes}).url}/v1/streams"
+
+
+@pytest.fixture(scope="module")
+def restarting(start_service: Callable[..., Service], services: Services) -> Service:
+    """It gives streams half a second when it is restarted."""
+    return start_service({**services.provider.env, "SLUICEWAY_SERVER__DRAIN_S": "0.5"})
 
 
 @pytest.fixture(autouse=True)
@@ -310,8 +317,8 @@ def test_a_megabyte(client: Client, services: Services) -> None:
     assert_whole(events, model)
 
 
-def test_a_key(client: Client, services: Services) -> None:
-    events = list(client.ask(f"{services.keyed.url}/v1/streams", body("fake-n5"), api_key=KEY))
+def test_a_key(client: Client, keyed: str) -> None:
+    events = list(client.ask(keyed, body("fake-n5"), api_key=KEY))
     assert_whole(events, "fake-n5")
 
 
@@ -353,10 +360,10 @@ def test_a_line_that_stays_bad_is_given_up_and_the_answer_stopped(client: Client
     # After the first, no connection brings an event.
     with BadLine(services.open.port, b"id: 5\n", *[40] * 5) as line:
         said, error = fails(client.ask(line.url + STREAMS, body("fake-n5000-i20"), pauses_s=[0.1] * 5))
+        services.provider.wait_for(lambda stats: stats.aborted == 1, WAIT_S)
         assert said
         assert len(line.ended) == 6
     assert (error.code, error.retryable, error.refused) == ("connection_lost", True, False)
-    services.provider.wait_for(lambda stats: stats.aborted == 1, WAIT_S)
 
 
 def test_a_slow_answer_is_waited_for(client: Client, services: Services) -> None:
@@ -442,8 +449,8 @@ def test_refused(
 
 
 @pytest.mark.parametrize("key", ["", "sk-a-wrong-one"])
-def test_a_wrong_key(client: Client, services: Services, key: str) -> None:
-    said, error = fails(client.ask(f"{services.keyed.url}/v1/streams", body("fake-n1"), api_key=key))
+def test_a_wrong_key(client: Client, keyed: str, key: str) -> None:
+    said, error = fails(client.ask(keyed, body("fake-n1"), api_key=key))
     assert (said, error.refused, error.status, error.code) == ([], True, 401, "unauthorized")
 
 
@@ -456,6 +463,17 @@ def test_the_provider_breaks_off(client: Client, services: Services, parts: str,
     said, error = fails(client.ask(services.url, body(model)))
     assert text_of(said) == text_after(model, 4)
     assert (error.refused, error.code, error.retryable) == (False, code, True)
+    assert services.provider.stats().requests == 1
+
+
+def test_the_server_is_restarted_in_the_middle(client: Client, services: Services, restarting: Service) -> None:
+    """What takes longer than its drain is over, and says so."""
+    asked = client.ask(f"{restarting.url}/v1/streams", body("fake-n5000-i20"))
+    first = next(asked)
+    restarting.process.send_signal(signal.SIGHUP)
+    said, error = fails(asked)
+    assert answer("fake-n5000-i20").text.startswith(text_of([first, *said]))
+    assert (error.code, error.retryable, error.refused) == ("draining", True, False)
     assert services.provider.stats().requests == 1
 
 
@@ -687,12 +705,12 @@ def program(services: Services, model: str, *args: str, **env: str) -> subproces
     )
 
 
-def test_the_program(services: Services) -> None:
+def test_the_program(services: Services, keyed: str) -> None:
     said, told = program(services, "openai/fake-uni").communicate(timeout=WAIT_S)
     assert (said, told) == (answer("fake-uni").text + "\n", "")
     with program(services, "openai/fake-n5-len") as process:
         assert process.communicate(timeout=WAIT_S)[0].endswith("\n[length]\n")
-    keyed = program(services, "openai/fake-n5", f"{services.keyed.url}/v1/streams", SLUICEWAY_API_KEY=KEY)
+    keyed = program(services, "openai/fake-n5", keyed, SLUICEWAY_API_KEY=KEY)
     assert keyed.communicate(timeout=WAIT_S) == (answer("fake-n5").text + "\n", "")
 
 
@@ -729,3 +747,13 @@ def test_the_program_shows_what_stands(services: Services, capsys: pytest.Captur
         patched.setattr(sys, "argv", ["python_requests.py", "hi", "--url", f"{server.url}/v1/streams"])
         assert python_requests.main() == 0
     assert capsys.readouterr().out == "One two\n\n[once more]\nOne three\n"
+
+
+def test_every_file_is_in_the_list() -> None:
+    examples = ROOT / "examples"
+    told = (examples / "README.md").read_text("utf-8")
+    assert {path.name for path in examples.iterdir() if path.is_file()} - {"README.md", "page.png"} == set(
+        re.findall(r"`([\w.]+\.\w+)`(?=[](]| only)", told)
+    )
+    for name in re.findall(r"`tests/(\w+\.py)`", told):
+        assert (ROOT / "tests" / name).exists(), name
