@@ -34,11 +34,11 @@ rooms on one floor do not import each other (tests/test_house.py holds it):
                                          logged and counted; the WSGI body
     3  providers/, formats/, transforms/, stores/, tools/
                                          many of a kind, one file each; `__init__` the registry, `base.py` the contract
-    2  targets.py, admission.py, breakers.py, retrying.py, recovery.py, transport/, local_model.py
+    2  targets.py, admission.py, breakers.py, retrying.py, recovery.py, transport/, local_model.py, json_schema.py
                                          a name's provider and model; a worker's open streams; targets that are left
                                          alone; what follows a failed try; an answer that broke off, joined to the one
                                          that goes on with it; the HTTP under the SDK clients; the embedded model's
-                                         process
+                                         process; a value held against a JSON Schema
     1  events.py, request.py, settings.py, clock.py, cancel.py
                                          the words; the knobs; the clocks of an answer; its end from outside
     0  errors.py, registry.py, stages.py, task.py

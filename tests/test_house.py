@@ -34,6 +34,7 @@ FLOORS = {
     "retrying": 2,
     "recovery": 2,
     "local_model": 2,
+    "json_schema": 2,
     "providers": 3,
     "formats": 3,
     "transforms": 3,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from ..errors import InvalidRequest
+from ..json_schema import Checker
 from ..request import Schema, Shape, Tool, ToolChoice
 from .base import Body, validated
 
@@ -42,6 +43,14 @@ def read_shape(value: Any, where: str = "shape") -> Shape | None:
 
 
 def read_schema(value: Any, where: str = "response_format") -> Schema | None:
+    """As `_schema`, of one that an answer can be held against."""
+    schema = _schema(value, where)
+    if schema is not None:
+        Checker(schema.schema, where)
+    return schema
+
+
+def _schema(value: Any, where: str) -> Schema | None:
     """None: any text. OpenAI's two ways of writing it down, `{"type": "json_schema", "json_schema": {"schema": ...}}`
     and the same without the object between, or a JSON Schema itself. Raises `InvalidRequest`."""
     if value is None or value == {"type": "text"}:
