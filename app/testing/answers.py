@@ -114,8 +114,8 @@ class Answer:
 def answer(model: str, prompt: str = "", *, tools: Sequence[str] = (), step: int = 0, prefill: str = "") -> Answer:
     """The answer to a request.
 
-    `prompt` is the last user message's text (read by `echo`), `tools` the names the request offers (calls take them
-    in turn, `get_weather` if there are none), `step` how many assistant messages with tool calls the conversation
+    `prompt` is the last user message's text (read by `echo`, `by3`), `tools` the names the request offers (calls take
+    them in turn, `get_weather` if there are none), `step` how many assistant messages with tool calls the conversation
     holds already, `prefill` the text of the assistant message it ends with (read by `cont`, `again3`). Raises
     UnknownPart.
     """
@@ -215,6 +215,10 @@ def _calls_tools(message: dict[str, Any]) -> bool:
 def _texts(behaviour: Behaviour, prompt: str, *, has_calls: bool) -> list[str]:
     if behaviour.echo:
         return re.findall(r"\s*\S+|\s+\Z", prompt)[: behaviour.tokens]
+    if behaviour.pieces is not None:
+        size = max(1, behaviour.pieces)
+        text = "" if has_calls and behaviour.tokens is None else prompt
+        return [text[at : at + size] for at in range(0, len(text), size)][: behaviour.tokens]
     if behaviour.markdown:
         return re.findall(r"\s*\S{1,5}|\s+\Z", MARKDOWN)[: behaviour.tokens]
     if behaviour.big_kb is not None:

@@ -60,6 +60,7 @@ class Behaviour:
     no_usage: bool = False
     unicode: bool = False
     echo: bool = False
+    pieces: int | None = None
     markdown: bool = False
     big_kb: int | None = None
     think: int = 0
@@ -115,7 +116,7 @@ def _seconds(ms: str) -> float:
 
 
 _CONTENT = (
-    Part("n20", "tokens", int, "20 content tokens (default 16; echo and md: at most 20; big: 20 of them)"),
+    Part("n20", "tokens", int, "20 content tokens (default 16; echo, by and md: at most 20; big: 20 of them)"),
     Part("i20", "interval_s", _seconds, "20 ms between tokens, may be 0.5 (default 0)"),
     Part("think4", "think", int, "4 reasoning tokens first"),
     Part("tool2", "tools", int, "2 parallel tool calls (with n5: after 5 tokens of text)"),
@@ -124,6 +125,7 @@ _CONTENT = (
     Part("decline", "declines", None, "the text is a refusal: in a field of its own, or (messages) by the stop reason"),
     Part("uni", "unicode", None, "multi-byte words: é, emoji, CJK, U+2028, U+0085, quotes, backslash, newline"),
     Part("echo", "echo", None, "the text is the last user message's text"),
+    Part("by3", "pieces", int, "the text is the last user message's text, in pieces of 3 characters"),
     Part("md", "markdown", None, "a Markdown document with hostile HTML in it, in small tokens"),
     Part("big200", "big_kb", int, "one content token of 200 KB"),
 )
@@ -161,7 +163,7 @@ _MANNERS = (
 GRAMMAR = (*_CONTENT, *_TROUBLE, *_MANNERS)
 _BY_WORD = {part.word: part for part in GRAMMAR}
 _RIVALS = (  # of each of these words one at most, and why
-    (("uni", "echo", "md", "big"), "each choose the text"),
+    (("uni", "echo", "by", "md", "big"), "each choose the text"),
     (("cont", "again", "noprefill"), "each choose what becomes of a prefill"),
 )
 
