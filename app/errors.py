@@ -24,7 +24,7 @@
         ├── FirstTokenTimeout        504  first_token_timeout
         ├── IdleTimeout              504  idle_timeout
         ├── TotalTimeout             504  total_timeout
-        └── StreamBroken             502  stream_broken
+        └── StreamBroken             502  stream_broken        (and SchemaViolated)
 
 A class carries `code` (ours, stable), `http_status` (used when nothing has been sent yet) and `retryable`
 (the same request may succeed later). The message says what to do next; it never shows a key, an internal
@@ -233,3 +233,12 @@ class TotalTimeout(ProviderError):
 class StreamBroken(ProviderError):
     code = "stream_broken"
     retryable = True
+
+
+class SchemaViolated(StreamBroken):
+    """The answer is whole, and not the JSON that was asked for. `text` is what it is instead, for a client that has not
+    been sent it; the provider did what it does, so nothing is held against it."""
+
+    def __init__(self, why: str, *, text: str = "") -> None:
+        super().__init__(f"the answer is not what response_format asks for: {why}; try again, or change the schema")
+        self.text = text

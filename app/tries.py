@@ -11,7 +11,15 @@ import time
 
 from .breakers import Breakers
 from .cancel import Cancel
-from .errors import Cancelled, Draining, ProviderAuth, ProviderRejected, RequestError, SluicewayError
+from .errors import (
+    Cancelled,
+    Draining,
+    ProviderAuth,
+    ProviderRejected,
+    RequestError,
+    SchemaViolated,
+    SluicewayError,
+)
 from .outcomes import Outcome, attempted, breaker_turned
 from .retrying import FAILURES_OF_A_TARGET, Move, move_after, pause_s
 from .settings import Retry
@@ -149,7 +157,7 @@ class Tries:
     def _learn(self, error: SluicewayError | None) -> None:
         target, breaker = self.target, self._breaker
         before = breaker.is_open
-        if error is None:
+        if error is None or isinstance(error, SchemaViolated):
             breaker.succeeded(self._entered)
         elif isinstance(error, FAILURES_OF_A_TARGET):
             breaker.failed(self._entered, error)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 
-from ..errors import InvalidRequest, SluicewayError
+from ..errors import InvalidRequest, SchemaViolated, SluicewayError
 from ..events import (
     TERMINAL,
     Event,
@@ -155,7 +155,8 @@ class NativeSSE:
         }
 
     def error(self, error: SluicewayError) -> Any:
-        return {"error": error_object(error)}
+        kept = {"text": error.text} if isinstance(error, SchemaViolated) else {}
+        return {"error": error_object(error), **kept}
 
 
 class NDJSON(NativeSSE):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from ..request import ChatRequest
 from .base import Transform
+from .objects import Objects
 
 __all__ = ["Transform", "transforms_of"]
 
 
 def transforms_of(request: ChatRequest) -> list[Transform]:
     """In the order in which an answer's events go through them; none for most requests."""
-    return []
+    return [Objects(request.schema, request.stream)] if request.partials and request.schema is not None else []
