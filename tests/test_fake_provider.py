@@ -272,6 +272,8 @@ CONTENT = [
     "fake-n40-uni",
     "fake-echo",
     "fake-n3-echo",
+    "fake-by3",
+    "fake-n2-by5-tool1",
     "fake-md",
     "fake-big200",
     "fake-think4",
@@ -311,6 +313,7 @@ def test_the_answer_is_known_beforehand() -> None:
     assert answer("other-n20").text != answer("fake-n20").text
     assert answer("fake-n20-i5-cut3").text == answer("fake-n20").text, "a fault changes what arrives, not what is said"
     assert answer("fake-echo", "say  this ").text == "say  this "
+    assert [delta.text for delta in answer("fake-by4", "say  this ").deltas] == ["say ", " thi", "s "]
     assert answer("fake-len").finish_reason == "length"
     assert answer("fake-tool2").finish_reason == "tool_calls"
     assert len(answer("fake-big200").text) == 200 * 1024
@@ -887,7 +890,7 @@ def test_a_prefill_changes_nothing_unless_asked(client: Client, stream: bool) ->
     assert (heard.text, heard.reasoning) == (answer("fake-n20").text, answer("fake-think2").reasoning)
 
 
-@pytest.mark.parametrize("model", ["fake", "fake-uni", "fake-echo", "fake-md", "fake-n3-big1"])
+@pytest.mark.parametrize("model", ["fake", "fake-uni", "fake-echo", "fake-by3", "fake-md", "fake-n3-big1"])
 def test_cont_sends_exactly_the_rest_from_every_position(model: str) -> None:
     text = answer(model, PROMPT).text
     tokens = pieces(model, "")
