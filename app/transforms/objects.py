@@ -60,18 +60,17 @@ class Objects:
     def feed(self, events: list[Event], now: float) -> list[Event]:
         out: list[Event] = []
         for event in events:
-            kind = type(event)
-            if kind is TextDelta:
-                self._pieces.append(event.text)  # type: ignore[union-attr]
-                self._chars += len(event.text)  # type: ignore[union-attr]
-                if event.refusal:  # type: ignore[union-attr]
+            if isinstance(event, TextDelta):
+                self._pieces.append(event.text)
+                self._chars += len(event.text)
+                if event.refusal:
                     self._refused = True
-            elif kind is Usage:
+            elif isinstance(event, Usage):
                 self._held.append(event)
                 continue
             elif isinstance(event, Finished | Failed):
                 return [*out, *self._ended(event)]
-            elif kind is ToolCallStarted or kind is ToolOutput:
+            elif isinstance(event, ToolCallStarted | ToolOutput):
                 self._begin_anew()
             elif isinstance(event, Recovered):
                 self._cut(event.kept_chars)
