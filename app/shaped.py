@@ -39,6 +39,7 @@ class Shaped:
     def __init__(self, source: Source, transforms: Sequence[Transform]) -> None:
         self._source = source
         self._transforms = transforms
+        self._silent = False  # nothing was said for as long as `each` may wait
         self.fail = source.fail
         self.cancel = source.cancel
         self.close = source.close
@@ -56,6 +57,8 @@ class Shaped:
         return min(transform.due for transform in self._transforms)
 
     def read(self, until: float) -> Batch | None:
+        if self._silent:
+            self._silent, until = False, 0.0
         while True:
             due = self._due
             batch = self._source.read(min(until, due))
@@ -70,7 +73,10 @@ class Shaped:
                 return None
 
     def each(self, deliver: Callable[[Batch], bool], silence_s: float) -> None:
-        """Not while something is held that has its time: `read` keeps that."""
+        """Not while something is held that has its time: `read` keeps that. Silence is that nothing is said here,
+        whatever comes from the source."""
+        if self._due != inf:
+            return
         silent = time.monotonic() + silence_s
 
         def pass_on(batch: Batch) -> bool:
@@ -83,8 +89,8 @@ class Shaped:
                     return False
             return now < silent and self._due == inf
 
-        if self._due == inf:
-            self._source.each(pass_on, silence_s)
+        self._source.each(pass_on, silence_s)
+        self._silent = time.monotonic() >= silent
 
     def _through(self, batch: Batch, now: float) -> Batch:
         events = batch.events

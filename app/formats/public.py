@@ -39,7 +39,8 @@ def read_shape(value: Any, where: str = "shape") -> Shape | None:
     else:
         wanted = '"token", "sentence", "block", or {"unit", "min_chars", "max_wait_ms"}'
         raise InvalidRequest(f"{where}: should be {wanted}", param=where)
-    return None if asked.unit == "token" and not asked.min_chars else asked
+    as_it_comes = asked.unit == "token" and not asked.min_chars and asked.max_wait_ms is None
+    return None if as_it_comes else asked
 
 
 def read_schema(value: Any, where: str = "response_format") -> Schema | None:
