@@ -29,7 +29,8 @@ class Blocks:
         self._at = 0  # where that begins
         self._cr = False  # whether a line feed belongs to the line end before it
         self._early = True  # whether to look at the beginning of a line that is not complete
-        self._said = 0
+        self._begun = 0  # where the last block has
+        self._any = False  # there was one
 
     def feed(self, text: str) -> list[int]:
         if self._cr:
@@ -71,9 +72,11 @@ class Blocks:
         self._early = begins is None and len(line) < _EARLY
 
     def _say(self, at: int | None, ends: list[int]) -> None:
-        if at is not None and at > self._said:
-            self._said = at
+        if at is None or (self._any and at <= self._begun):
+            return
+        if self._any:
             ends.append(at)
+        self._begun, self._any = at, True
 
 
 _EARLY = 64  # characters

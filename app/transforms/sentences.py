@@ -266,7 +266,7 @@ def _ends_behind(head: str, word: str, behind: str) -> bool:
     if name in _NEVER or (name in _TITLES and last[0].isupper()):
         return False
     if name in _BEFORE_NUMBERS:
-        return not (word[:1].isdecimal() or _ROMAN.fullmatch(word))
+        return not (word[:1].isdecimal() or (name in _BEFORE_LETTERS and _ROMAN.fullmatch(word)))
     begins = word in _BEGINNINGS and (len(word) > 1 or behind.isspace())
     if len(last) > 1:
         return begins or not ("." in last or name in _WITH_NAMES)
@@ -338,7 +338,7 @@ _FENCE = re.compile(r"(`{3,64})[^`\n]*(?:\n|\Z)|(~{3,64})")
 _RULE = re.compile(r"([-*_=])(?:[ \t]*\1)+[ \t]*(?:[\r\n]|\Z)")
 _ITEM = re.compile(r"(?:[-*+]|[0-9]{1,3}[.)])[ \t]+")
 
-_LAST_WORD = re.compile(r"(?<![^\W_])(?:(?:[^\W\d_]{1,3}\.)*[^\W\d_]+|[0-9]+)\Z")
+_LAST_WORD = re.compile(r"(?<![^\W_])(?:(?:[^\W\d_]{1,2}\.)*[^\W\d_]+|[0-9]+)\Z")
 _NUMBERING = re.compile(r"[0-9]{1,3}|[^\W\d_]|[ivx]{1,4}|[IVX]{1,4}")
 _NO_LETTERS = " \t\r\n*_~`\"'“‘«([>"
 _ROMAN = re.compile(r"[A-Z]|[IVXLC]+")
@@ -356,6 +356,7 @@ _BEFORE_NUMBERS = _words(
     """no nos nr nrn fig figs eq eqs sec sect ch chap vol vols pp p pg art tab tbl abb kap bd max min tel ext ver
     jan feb mar apr jun jul aug sep sept oct nov dec"""
 )
+_BEFORE_LETTERS = _words("fig figs eq eqs sec sect ch chap vol vols art tab abb kap bd")
 _WITH_NAMES = _words("inc ltd co corp llc plc jr sr sen bros al ave blvd rd dept univ assn esq am pm")
 
 # With which sentences begin, and names do not.

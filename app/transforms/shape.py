@@ -122,7 +122,7 @@ class Shaping:
 
     def _end(self, out: list[Event]) -> None:
         """Of this text."""
-        if self._length > self._begins[-1]:
+        if self._held or self._length > self._begins[-1]:
             self._tell([*self._enough(self._units.finish()), self._length], out)
             self._units = self._unit()
             self._begins.append(self._length)
