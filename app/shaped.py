@@ -39,7 +39,7 @@ class Shaped:
     def __init__(self, source: Source, transforms: Sequence[Transform]) -> None:
         self._source = source
         self._transforms = transforms
-        self._silent = False  # nothing was said for as long as `each` may wait
+        self._silent = False  # `each` has ended so: the next `read` is late already
         self.fail = source.fail
         self.cancel = source.cancel
         self.close = source.close

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from itertools import accumulate, pairwise
 from math import inf
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from app.errors import InvalidRequest, StreamBroken
+from app.errors import InvalidRequest, SluicewayError, StreamBroken
 from app.events import (
+    Batch,
     Event,
     Failed,
     Finished,
@@ -31,6 +33,7 @@ from app.events import (
 )
 from app.formats import FORMATS
 from app.request import ChatRequest, Message, Shape
+from app.shaped import shaped as shaping_of
 from app.transforms import transforms_of
 from app.transforms.shape import Shaping
 
@@ -247,7 +250,7 @@ OWN_WAYS = (
     r"^[ \t>]*(?:[#>\-+*<~`=]|\d).*\n[ >\t]*[|:-]+[|: -]*$",  # anything at all is a table's header
     r"^ {4}.*\n[ >\t]*[|:-]+[|: -]*$|\n[^\n]*\|[^\n]*\n {1,3}[|:-]+[|: -]*$",  # also a line that goes on lazily
     r"^(?: {4,}| *\t) *>",  # a quote goes on with a mark that is indented by four
-    r"^\[a\]: b\n(?!\n)",  # what follows a definition begins a block, and interrupts nothing
+    r"\[a\]: b.*\n(?!\n)",  # what follows a definition begins a block, and interrupts nothing
 )
 
 
@@ -496,9 +499,33 @@ def test_wrong_shapes(said: object, param: str) -> None:
     assert refused.value.param == param
 
 
+class Nothing:
+    """As `Source`: an answer that never says anything."""
+
+    request_id = "r"
+    limits: ClassVar[dict[str, str]] = {}
+
+    def read(self, until: float) -> Batch | None:
+        return None
+
+    def each(self, deliver: Callable[[Batch], bool], silence_s: float) -> None:
+        pass
+
+    def fail(self, error: SluicewayError) -> Failed:
+        return Failed(error=error)
+
+    def cancel(self, error: SluicewayError) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def test_nothing_stands_on_the_way_of_an_answer_without_a_shape() -> None:
+    answer = Nothing()
     request = ChatRequest(dialect="native", messages=(Message.of("user", "hi"),))
     assert transforms_of(request) == []
+    assert shaping_of(answer, request) is answer
     block = ChatRequest(dialect="native", messages=request.messages, shape=Shape("block"))
     assert [type(each) for each in transforms_of(block)] == [Shaping]
     whole = ChatRequest(dialect="native", messages=request.messages, shape=Shape("block"), stream=False)
