@@ -543,6 +543,11 @@ ENDLESS = {
     "nested": "- > ",
     "items": "- a\n\n",
 }
+# One line, that is long before it can be said what it is.
+LINES = (
+    ("", "`"), ("<a", " b='c'"), ("<a", " "), ("", "- "), ("", "* "), ("", "-"), ("", "> "), ("", "| a "), ("", "$$ "),
+    ("", "[a]: "),
+)  # fmt: skip
 KB = (64, 256, 1024)
 
 
@@ -557,6 +562,18 @@ def test_the_cost_is_linear(unit: Unit, capsys: pytest.CaptureFixture[str]) -> N
         assert costs[-1] < 80 * costs[0], rows[-1]
     with capsys.disabled():
         print(f"\n{unit + ', ms':14}" + "".join(f"{kb:6} KB" for kb in KB), *rows, sep="\n")
+
+
+@pytest.mark.parametrize(("begin", "scrap"), LINES)
+@pytest.mark.parametrize("end", ["x`", "x\n|-|\n", "\n---x\n"])
+def test_a_long_line_costs_what_it_is_long(begin: str, scrap: str, end: str) -> None:
+    def cost_s(length: int) -> float:
+        text = begin + scrap * (length // len(scrap)) + end
+        began = time.process_time()
+        assert "".join(pieces(text, "block") + pieces(text, "sentence")) == text * 2
+        return time.process_time() - began
+
+    assert cost_s(512 * 1024) < 80 * max(cost_s(32 * 1024), 0.002)
 
 
 def _cost_s(scrap: str, length: int, unit: Unit) -> float:

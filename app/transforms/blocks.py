@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from enum import Enum, auto
 
-MAX_DEPTH = 100  # containers in containers; what goes deeper is text
+MAX_DEPTH = 32  # containers in containers, a list and its item being two; what goes deeper is text
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
@@ -301,7 +301,8 @@ class _Document:
     def _literal(self, row: _Row, *, text: bool) -> _Leaf | None:
         """What a line begins that is not read as Markdown until something closes it; None: nothing like that."""
         rest = row.rest
-        if found := _FENCE.match(rest):
+        found = _FENCE.match(rest)
+        if found and not (rest[0] == "`" and "`" in rest[found.end() :]):
             fence = found[0]
             self._closes = re.compile(rf"\A{fence[0]}{{{len(fence)},}}[ \t]*\Z")
             self._closes_indented = False
@@ -389,7 +390,7 @@ def _only_text(marker: re.Match[str], rest: str) -> bool:
 
 _SPACES = re.compile(r"[ \t]+")
 _SPECIAL = frozenset(">#`~<=-_*+$0123456789")
-_FENCE = re.compile(r"`{3,}(?!.*`)|~{3,}")
+_FENCE = re.compile(r"`{3,}|~{3,}")
 _MATH = re.compile(r"\$\$(?!\$)")
 _MATH_ENDS = re.compile(r"\$\$[ \t]*\Z")
 _SETEXT = re.compile(r"(?:=+|-+)[ \t]*\Z")
