@@ -41,8 +41,8 @@ class Caller:
             self.sock = socket.socket(socket.AF_UNIX)
             self.sock.connect(address)
         else:
-            self.sock = socket.create_connection(address, timeout=10)
-        self.sock.settimeout(10)
+            self.sock = socket.create_connection(address, timeout=30)
+        self.sock.settimeout(30)
         self.received = b""
         self.sock.sendall(request)
 
@@ -123,7 +123,7 @@ class Watched(NamedTuple):
 
     def holds(self) -> dict[str, Any]:
         """What the worker holds: see watched.py."""
-        held: dict[str, Any] = requests.get(f"{self.service.url}/worker", timeout=10).json()
+        held: dict[str, Any] = requests.get(f"{self.service.url}/worker", timeout=30).json()
         return held
 
     def assert_no_complaint(self) -> None:

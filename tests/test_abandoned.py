@@ -47,7 +47,7 @@ def test_a_stream_that_is_not_handed_over_ends(
     with abandoned(careless, path, kept=kept):
         pass
     fake_provider.wait_for(lambda stats: stats.requests == 1 and stats.open_streams == 0)
-    eventually(lambda: careless.holds()["open_streams"] == 0, within_s=5, what="no place taken")
+    eventually(lambda: careless.holds()["open_streams"] == 0, what="no place taken")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -86,7 +86,7 @@ def test_a_stream_in_a_body_of_the_apps_own_is_whole(careless: Watched, fake_pro
     assert "".join(STREAM.line_text(line) or "" for line in lines) == answer(model).text
     assert caller.body.endswith(b"data: [DONE]\n\n")
     fake_provider.wait_for(lambda stats: stats.completed == 1)
-    eventually(lambda: careless.holds()["open_streams"] == 0, within_s=5, what="no place taken")
+    eventually(lambda: careless.holds()["open_streams"] == 0, what="no place taken")
 
 
 @pytest.mark.parametrize("path", ["/noted", "/wrapped"])
@@ -96,4 +96,4 @@ def test_its_client_may_leave(careless: Watched, fake_provider: FakeProvider, pa
         settled(fake_provider.requests[-1].at)
         caller.leave("close")
         fake_provider.wait_for(lambda stats: stats.aborted == 1)
-    eventually(lambda: careless.holds()["open_streams"] == 0, within_s=5, what="no place taken")
+    eventually(lambda: careless.holds()["open_streams"] == 0, what="no place taken")

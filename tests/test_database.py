@@ -4,7 +4,6 @@ it answers: with Flask-SQLAlchemy, whose sessions last as long as the app's cont
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from test_routes import DOORS, Door
 from app.testing import FakeProvider, answer
 
 STREAMS = 50
-LATE = "fake-n4-f500-i200"  # the first token after 500 ms
+LATE = "fake-n4-f1500-i500"  # the first token after 1.5 s: all have been asked by then, on a slow machine too
 
 
 def at(name: str, path: str, **more: bool) -> Door:
@@ -55,13 +54,11 @@ def test_fifty_streams_hold_no_connection_of_a_pool_of_two(
         return count
 
     assert checked_out() == 0
-    asked_at = time.monotonic()
     with contextlib.ExitStack() as stack:
         asked = request_bytes(door, LATE, headers={"Connection": "close"})
         callers = [stack.enter_context(Caller(("127.0.0.1", shop.port), asked)) for _ in range(STREAMS)]
         fake_provider.wait_for(lambda stats: stats.requests == STREAMS)
-        assert time.monotonic() - asked_at < 2.0, "nobody has waited for the pool"
-        assert fake_provider.stats().open_streams == STREAMS
+        assert fake_provider.stats().open_streams == STREAMS, "nobody has waited for the pool"
         assert checked_out() == 0, "while they wait for the first token"
         if "stream" not in door.more:
             for caller in callers:

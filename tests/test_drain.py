@@ -116,7 +116,7 @@ def opened(count: int, *ports: int, model: str = "fake-n1000-i500") -> Iterator[
         yield streams
 
 
-def read(streams: Iterable[Stream], done: Callable[[Stream], bool], *, within_s: float = 20) -> None:
+def read(streams: Iterable[Stream], done: Callable[[Stream], bool], *, within_s: float = 60) -> None:
     """Receive until each of them is `done`."""
     deadline = time.monotonic() + within_s
     with selectors.DefaultSelector() as selector:
@@ -141,7 +141,7 @@ def start(start_service: StartService, provider: FakeProvider, drain_s: float, *
     )
 
 
-def assert_exits(service: Service, within_s: float = 10) -> None:
+def assert_exits(service: Service, within_s: float = 20) -> None:
     """By itself, quietly, and with every worker that it had."""
     assert service.process.wait(within_s) == 0
     assert "Traceback" not in service.log, service.log
@@ -186,7 +186,7 @@ def test_streams_that_end_within_the_drain_end_as_ever(
         assert [stream.text for stream in streams] == [answer(model).text] * 40
         assert count_of(streams)["otherwise"] == 40
     fake_provider.wait_for(lambda stats: stats.completed == 40)
-    assert_exits(service, within_s=5)
+    assert_exits(service, within_s=15)  # the rest of the drain is not waited for
 
 
 def test_a_worker_that_has_answered_enough_ends_its_streams_too(
@@ -316,7 +316,7 @@ def test_idle_connections_do_not_hold_up_the_exit(start_service: StartService, f
         fresh = [sockets.enter_context(socket.create_connection(("127.0.0.1", service.port), 10)) for _ in range(5)]
         begun = sockets.enter_context(kept(service.port, READYZ[:20]))
         service.process.send_signal(signal.SIGTERM)
-        assert_exits(service, within_s=8)
+        assert_exits(service, within_s=15)
         for connection in [*idle, *fresh, begun]:
             assert all_of(connection) == b""
 
@@ -347,9 +347,9 @@ def test_no_request_fails_in_reloads(
         for exits in (2, 4, 6):
             answered = len(outcomes)
             service.process.send_signal(signal.SIGHUP)
-            eventually(lambda count=exits: service.log.count("Worker exiting") == count, within_s=30, what="their exit")
-            eventually(lambda count=answered + 100: len(outcomes) >= count, within_s=30, what="the next ones' answers")
-        eventually(lambda: len(outcomes) >= 1000, within_s=30, what="the thousandth answer")
+            eventually(lambda count=exits: service.log.count("Worker exiting") == count, within_s=60, what="their exit")
+            eventually(lambda count=answered + 100: len(outcomes) >= count, within_s=60, what="the next ones' answers")
+        eventually(lambda: len(outcomes) >= 1000, within_s=120, what="the thousandth answer")
     finally:
         over.set()
         for thread in asking:
@@ -389,7 +389,7 @@ def test_a_killed_worker_cuts_its_own_streams_and_nobody_elses(
         assert count < 100
 
     os.kill(workers[0], signal.SIGKILL)
-    told = [curl.communicate(timeout=20)[0] for curl in asked]
+    told = [curl.communicate(timeout=60)[0] for curl in asked]
     cut = [CHAT.text(out) for curl, out in zip(asked, told, strict=True) if curl.returncode]
     others = [CHAT.text(out) for curl, out in zip(asked, told, strict=True) if not curl.returncode]
     assert cut
@@ -412,14 +412,14 @@ def test_a_client_that_stops_reading_is_cut_over_tcp_and_over_a_unix_socket(
         over_unix.connect(str(path))
         for client in (over_tcp, over_unix):
             client.sendall(request(CHAT, "fake-big200-n20-i500"))  # ten seconds of it, 4 MB: more than the kernels keep
-        fake_provider.wait_for(lambda stats: stats.aborted == 2, timeout_s=9)
+        fake_provider.wait_for(lambda stats: stats.aborted == 2)
         for client in (over_tcp, over_unix):
-            client.settimeout(5)
+            client.settimeout(20)
             received = b""
             with contextlib.suppress(ConnectionResetError):
                 received = all_of(client)
             assert not received.endswith(LAST_CHUNK)
-    assert requests.get(f"{service.url}/healthz", timeout=5).status_code == 200
+    assert requests.get(f"{service.url}/healthz", timeout=20).status_code == 200
     assert "Traceback" not in service.log, service.log
     service.stop()
 
@@ -461,7 +461,7 @@ def test_the_metrics_have_a_folder_as_long_as_the_server_lives(start_service: St
 
     (folder,) = folders()
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert requests.get(service.url, timeout=5).text == str(folder)
+    assert requests.get(service.url, timeout=20).text == str(folder)
     assert files() == [f"gauge_livesum_{worker_pids(service)[0]}.db"]
 
     service.process.send_signal(signal.SIGHUP)

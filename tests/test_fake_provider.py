@@ -1043,7 +1043,7 @@ def test_leaving_is_noticed_at_once_in_every_phase(
         assert "200 OK" in raw.head()
     fake_provider.wait_for(lambda stats: stats.open_streams == 1)
     raw.close()
-    stats = fake_provider.wait_for(lambda stats: stats.aborted == 1, timeout_s=1)
+    stats = fake_provider.wait_for(lambda stats: stats.aborted == 1)
     assert stats == Stats(requests=1, connections=1, aborted=1)
 
 
@@ -1055,7 +1055,7 @@ def test_a_departure_says_whose_request_and_when(fake_provider: FakeProvider) ->
         assert fake_provider.departures == []
         left_at = time.monotonic()
         leaves.close()
-        fake_provider.wait_for(lambda stats: stats.aborted == 1, timeout_s=1)
+        fake_provider.wait_for(lambda stats: stats.aborted == 1)
         (departure,) = fake_provider.departures
         assert departure.request in fake_provider.requests
         assert departure.request.body["model"] == "fake-stall2"
@@ -1069,14 +1069,14 @@ def test_a_reset_by_the_client_is_a_leaving_too(raw: RawConnection, fake_provide
     raw.head()
     raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     raw.close()
-    fake_provider.wait_for(lambda stats: stats.aborted == 1, timeout_s=1)
+    fake_provider.wait_for(lambda stats: stats.aborted == 1)
 
 
 def test_a_client_that_reads_nothing_and_leaves_is_noticed(raw: RawConnection, fake_provider: FakeProvider) -> None:
     raw.post(CHAT, "fake-n500-big200")  # 100 MB: more than any socket buffer holds
     fake_provider.wait_for(lambda stats: stats.open_streams == 1)
     raw.close()
-    fake_provider.wait_for(lambda stats: stats.aborted == 1, timeout_s=1)
+    fake_provider.wait_for(lambda stats: stats.aborted == 1)
 
 
 def test_an_sdk_stream_closed_early_is_aborted(
@@ -1085,10 +1085,10 @@ def test_an_sdk_stream_closed_early_is_aborted(
     said: list[Any] = [{"role": "user", "content": "hi"}]
     with openai_client.sdk.chat.completions.create(model="fake-stall5", messages=said, stream=True) as chunks:
         next(iter(chunks))
-    fake_provider.wait_for(lambda stats: stats.aborted == 1, timeout_s=1)
+    fake_provider.wait_for(lambda stats: stats.aborted == 1)
     with anthropic_client.sdk.messages.create(model="fake-stall5", max_tokens=9, messages=said, stream=True) as events:
         next(iter(events))
-    fake_provider.wait_for(lambda stats: stats.aborted == 2, timeout_s=1)
+    fake_provider.wait_for(lambda stats: stats.aborted == 2)
 
 
 # Many at once.
@@ -1111,7 +1111,7 @@ def test_three_hundred_streams_stand_open_and_are_missed_at_once(fake_provider: 
         fake_provider.wait_for(lambda stats: stats.open_streams == 300)
         for connection in connections:
             assert "200 OK" in connection.head()
-    stats = fake_provider.wait_for(lambda stats: stats.aborted == 300, timeout_s=2)
+    stats = fake_provider.wait_for(lambda stats: stats.aborted == 300)
     assert stats == Stats(requests=300, connections=300, aborted=300)
 
 

@@ -173,7 +173,7 @@ def test_its_server_lets_nobody_in_without_the_key(marked: Marked) -> None:
     assert requests.get(f"http://127.0.0.1:{port}/", timeout=5).status_code == 404  # no page of llama.cpp's own
 
     model.terminate()
-    model.wait(5)
+    model.wait(30)
 
 
 # Whether it is ready
@@ -274,7 +274,7 @@ def output_of_an_ended_server(end: str, phase: str) -> bytes:
         ENDS[end](master)
 
         marked.wait_until_gone()
-        return master.communicate(timeout=5)[0]
+        return master.communicate(timeout=30)[0]
 
 
 def status_of_a_failed_start(failure: str) -> int:

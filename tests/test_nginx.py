@@ -96,7 +96,7 @@ class Nginx:
     def _accepts(self) -> bool:
         if self.process.poll() is not None:
             pytest.fail(f"nginx did not start:\n{self.log('output')}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=20):
             return True
         return False
 
@@ -245,9 +245,9 @@ def requested(
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        connection: http.client.HTTPConnection = http.client.HTTPSConnection(parts.netloc, timeout=10, context=context)
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(parts.netloc, timeout=30, context=context)
     else:
-        connection = http.client.HTTPConnection(parts.netloc, timeout=10)
+        connection = http.client.HTTPConnection(parts.netloc, timeout=30)
     with contextlib.closing(connection):
         connection.request("GET" if body is None else "POST", path, body, headers or {})
         with connection.getresponse() as response:
@@ -298,36 +298,41 @@ def delays_ms(url: str, provider: FakeProvider, wire: Wire, headers: dict[str, s
 
 
 def assert_each_event_passes_at_once(
-    nginx: Nginx, service: Service, provider: FakeProvider, wire: Wire, *accepting: dict[str, str]
+    nginx: Nginx, service: Service, provider: FakeProvider, wire: Wire, *accepting: dict[str, str], tries: int = 5
 ) -> None:
     """One stream for each set of request headers, and one without nginx, all at the same time.
 
     On a busy machine everything stands still now and then for longer than the limit, so what the stream without nginx
-    is late at most is allowed on top (1 to 5 ms as a rule), and a second and a third try: whoever holds events back
-    does so each time.
+    is late at most is allowed on top (1 to 5 ms as a rule), and of each event the best of some tries counts: whoever
+    holds events back does so each time, and the machine stands still at others.
     """
-    for _ in range(2):
-        with contextlib.suppress(AssertionError):
-            measured(nginx, service, provider, wire, *accepting)
+    best: list[list[float]] = []
+    for _ in range(tries):
+        noise, delays = measured(nginx, service, provider, wire, *accepting)
+        best = [[min(pair) for pair in zip(*both, strict=True)] for both in zip(best or delays, delays, strict=True)]
+        late = [max(one) > LIMIT_MS + noise for one in best]
+        if not any(late):
             return
         provider.reset()
-    measured(nginx, service, provider, wire, *accepting)
+    shown = "; ".join(
+        f"{headers}: {', '.join(f'{delay:.1f}' for delay in one)}"
+        for headers, one, bad in zip(accepting, best, late, strict=True)
+        if bad
+    )
+    pytest.fail(f"{wire.path}: events came late, by ms, {shown}; without nginx by {noise:.1f} ms at most")
 
 
-def measured(nginx: Nginx, service: Service, provider: FakeProvider, wire: Wire, *accepting: dict[str, str]) -> None:
+def measured(
+    nginx: Nginx, service: Service, provider: FakeProvider, wire: Wire, *accepting: dict[str, str]
+) -> tuple[float, list[list[float]]]:
+    """By how much the latest event was late without nginx, and each event with it, in ms."""
     with ThreadPoolExecutor() as pool:
         without = pool.submit(delays_ms, service.url, provider, wire, PLAIN, "direct")
         streams = [
             pool.submit(delays_ms, nginx.url, provider, wire, headers, f"through{number}")
             for number, headers in enumerate(accepting)
         ]
-    noise = max(without.result())
-    for headers, stream in zip(accepting, streams, strict=True):
-        delays = stream.result()
-        shown = ", ".join(f"{delay:.1f}" for delay in delays)
-        assert max(delays) <= LIMIT_MS + noise, (
-            f"{wire.path} {headers}: events came late, by {shown} ms; without nginx by {noise:.1f} ms at most"
-        )
+    return max(without.result()), [stream.result() for stream in streams]
 
 
 @every_wire
@@ -361,16 +366,16 @@ def test_the_check_fails_on_the_default_before_1_29_7(
     start_nginx: Callable[..., Nginx], server: Service, fake_provider: FakeProvider
 ) -> None:
     nginx = start_nginx(address(server), HTTP_10, BUFFERED_IN_SPITE)
-    with pytest.raises(AssertionError, match="events came late"):
-        assert_each_event_passes_at_once(nginx, server, fake_provider, CHAT, PLAIN)
+    with pytest.raises(pytest.fail.Exception, match="events came late"):
+        assert_each_event_passes_at_once(nginx, server, fake_provider, CHAT, PLAIN, tries=2)
 
 
 def test_the_check_fails_on_a_compressor(
     start_nginx: Callable[..., Nginx], server: Service, fake_provider: FakeProvider
 ) -> None:
     nginx = start_nginx(address(server), GZIPPED, BUFFERED_IN_SPITE)
-    with pytest.raises(AssertionError, match=r"gzip.*events came late"):
-        assert_each_event_passes_at_once(nginx, server, fake_provider, CHAT, PLAIN, GZIP)
+    with pytest.raises(pytest.fail.Exception, match=r"events came late.*gzip"):
+        assert_each_event_passes_at_once(nginx, server, fake_provider, CHAT, PLAIN, GZIP, tries=2)
 
 
 def test_the_app_alone_saves_a_configuration_that_knows_nothing_of_streaming(

@@ -39,6 +39,7 @@ FLAGS = [
     "--disable-sync",
 ]
 STATIC = Path(__file__).parent.parent / "app" / "web" / "static"
+expect.set_options(timeout=30_000)  # a machine may be slow; what never comes, never does
 
 
 # For the module, not the session: while Playwright's synchronous API is open it keeps an asyncio loop running in this
@@ -76,7 +77,7 @@ def open_page(chromium: Browser, server: Service, fake_provider: FakeProvider) -
         context = chromium.new_context(**{"viewport": {"width": 1200, "height": 800}, **options})
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
         page.on("console", lambda message: complaints.append(f"console {message.type}: {message.text}"))
         page.on("request", lambda request: hosts.add(re.sub(r"^(\w+://[^/]*|\w+:).*", r"\1", request.url, flags=re.S)))
@@ -118,7 +119,7 @@ def shown(page: Page) -> str:
 
 
 def until(page: Page, state: str) -> None:
-    expect(page.locator(".turn").last).to_have_attribute("data-state", state, timeout=20_000)
+    expect(page.locator(".turn").last).to_have_attribute("data-state", state)
 
 
 def words(text: str) -> list[str]:
@@ -317,7 +318,7 @@ def test_stop_before_the_first_token_ends_the_stream_at_the_provider(
     clicked = time.monotonic()
     page.get_by_role("button", name=by).click()
     fake_provider.wait_for(lambda stats: stats.open_streams == 0 and stats.aborted == 1)
-    assert fake_provider.departures[0].at - clicked < 2.0
+    assert fake_provider.departures[0].at - clicked < 10.0
     if by == "Stop":
         until(page, "stopped")
         expect(page.locator(".notice")).to_contain_text("Stopped.")
@@ -416,7 +417,7 @@ def test_stop_after_a_reload_before_the_first_token(
     page.get_by_role("button", name="Stop").click()
     until(page, "stopped")
     fake_provider.wait_for(lambda stats: stats.open_streams == 0 and stats.aborted == 1)
-    assert fake_provider.departures[0].at - clicked < 2.0
+    assert fake_provider.departures[0].at - clicked < 10.0
     assert fake_provider.stats().requests == 1
 
 
@@ -604,7 +605,7 @@ def test_a_connection_that_stays_lost_is_told_and_trying_again_stops_what_runs(
     ask(page)
     begun(page, model, 5)
     line.cut()
-    expect(page.locator(".turn")).to_have_attribute("data-state", "broken", timeout=25_000)
+    expect(page.locator(".turn")).to_have_attribute("data-state", "broken", timeout=40_000)
     notice = page.locator(".notice")
     expect(notice).to_contain_text("The answer is incomplete. The server cannot be reached.")
     assert words(shown(page))[:5] == words(text_after(model, 5))

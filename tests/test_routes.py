@@ -463,7 +463,7 @@ def test_connection_is_the_servers_header_never_ours(
 
 # When it comes: each piece as soon as the provider has sent it.
 
-PACED = "fake-n5-i400"
+PACED = "fake-n10-i300"
 
 
 class Arrival(NamedTuple):
@@ -473,7 +473,7 @@ class Arrival(NamedTuple):
 
 @pytest.fixture(scope="module")
 def arrivals(server: Service) -> dict[str, list[Arrival]]:
-    """What each door showed and when, all doors read at the same time: five tokens, 400 ms apart, and an é before."""
+    """What each door showed and when, all doors read at the same time: ten tokens, 300 ms apart."""
 
     def read(door: Door) -> list[Arrival]:
         with door.open(server, PACED) as response:
@@ -488,10 +488,10 @@ def arrivals(server: Service) -> dict[str, list[Arrival]]:
 def test_text_arrives_as_it_is_sent(arrivals: dict[str, list[Arrival]], door: Door) -> None:
     seen = arrivals[str(door)]
     assert [arrival.text for arrival in seen] == tokens(PACED)
-    # 1.6 s lie between the first and the last; a buffer anywhere would bring pieces together.
-    assert seen[-1].at_s - seen[0].at_s > 0.5
+    # A buffer anywhere would bring pieces together, and if only two by two. A machine that stands still for a second
+    # brings some together too, but not half of them.
     gaps = [later.at_s - earlier.at_s for earlier, later in itertools.pairwise(seen)]
-    assert sum(gap > 0.1 for gap in gaps) >= 3, gaps
+    assert sum(gap > 0.1 for gap in gaps) >= 5, gaps
 
 
 @pytest.mark.parametrize("door", LINES, ids=str)

