@@ -91,7 +91,7 @@ class Service:
                 stderr=subprocess.STDOUT,
             )
         try:
-            eventually(self._answers, within_s=60, what="the server's first answer")
+            eventually(self._answers, within_s=180, what="the server's first answer")
         except BaseException:
             self.stop()
             raise

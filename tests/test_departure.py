@@ -311,7 +311,7 @@ def test_departures_from_a_worker_with_500_paced_streams(
     load = ("bench.load", f"{busy.service.url}/v1/streams", "--body", json.dumps(paced))
     with running("bench.provider", "--port", str(port)):
         with running(*load, "--streams", "500", "--tokens", "100000"):
-            eventually(lambda: connected(port) and open_streams() == 500, within_s=30, what="500 open streams")
+            eventually(lambda: connected(port) and open_streams() == 500, within_s=90, what="500 open streams")
             took: list[float] = []
             doors = [door for door in ASKED if door.provider == "anthropic"]
             for _ in range(5):
@@ -375,7 +375,7 @@ def test_a_departure_from_flasks_own_server(fake_provider: FakeProvider, figures
     doors = [door for door in ASKED if door.name in ("chat", "chat-whole") and door.provider == "openai"]
     took: list[float] = []
     with running(*command, env=fake_provider.env):
-        eventually(lambda: connected(port), within_s=30, what="flask run")
+        eventually(lambda: connected(port), within_s=180, what="flask run")
         for phase in PHASES:
             took += one_by_one(cases(doors, phase, ("127.0.0.1", port)), fake_provider)
     figures.add("any phase, flask run", took)

@@ -198,7 +198,7 @@ def test_a_worker_that_has_answered_enough_ends_its_streams_too(
             assert requests.get(f"{service.url}/healthz", timeout=10).status_code == 200
         read(streams, lambda stream: stream.ended)
     assert count_of(streams)["drained"] == 8
-    assert requests.get(f"{service.url}/healthz", timeout=10).status_code == 200  # by the next one
+    assert requests.get(f"{service.url}/healthz", timeout=120).status_code == 200  # by the next one
     assert "Traceback" not in service.log
     service.stop()
 

@@ -596,11 +596,14 @@ def test_slow_delays_the_headers_f_the_first_token_i_the_others(raw: RawConnecti
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_tenth_of_a_millisecond_is_not_rounded_up(raw: RawConnection, path: str) -> None:
-    asked = time.monotonic()
-    raw.post(path, "fake-n1000-i0.1")
-    raw.head()
-    assert deltas_in(b"".join(raw.chunks())) == answer("fake-n1000").text
-    assert 0.1 <= time.monotonic() - asked < 0.9  # whole milliseconds would make it a second
+    took_s = []
+    while not took_s or (min(took_s) >= 0.9 and len(took_s) < 5):  # whole milliseconds would make it a second each time
+        asked = time.monotonic()
+        raw.post(path, "fake-n1000-i0.1")
+        raw.head()
+        assert deltas_in(b"".join(raw.chunks())) == answer("fake-n1000").text
+        took_s.append(time.monotonic() - asked)
+    assert 0.1 <= min(took_s) < 0.9, took_s
 
 
 def test_an_error_can_be_late(client: Client) -> None:

@@ -355,12 +355,16 @@ def test_a_hundred_readers_and_a_frozen_one(pair: Pair, fake_provider: FakeProvi
 
 def test_a_stream_is_bounded(pair: Pair, fake_provider: FakeProvider) -> None:
     """One that is longer than a store keeps of any ends with an error, for who comes later too."""
-    cut = fetch(pair.here.url, "/v1/streams", asking("fake-n500-big100"))
-    client = SSE()
-    client.take(cut.data)
-    assert client.done
-    assert client.ids == [*range(1, len(client.ids) + 1)]
-    assert "without resumable" in client.events[-1]["message"]
+    for _ in range(5):
+        cut = fetch(pair.here.url, "/v1/streams", asking("fake-n500-big100"))
+        client = SSE()
+        client.take(cut.data)
+        assert client.done
+        assert client.ids == [*range(1, len(client.ids) + 1)]
+        if client.events[-1]["code"] != "overloaded":  # as a store says that has no time, on a busy machine
+            break
+    assert client.events[-1]["code"] == "stream_broken"
+    assert "longer than what is kept of one; ask without resumable" in client.events[-1]["message"]
     later = SSE()
     later.take(fetch(pair.there.url, f"{cut.location}?after={client.last - 1}").data)
     assert later.events == client.events[-1:]
@@ -453,7 +457,7 @@ def test_the_worker_is_killed(fleet: Callable[..., Pair], kind: str) -> None:
     assert client.ids == [*range(1, len(client.ids) + 1)]
     assert client.events[-1]["type"] == "error"
     assert client.events[-1]["code"] == "stream_broken"
-    eventually(lambda: requests.get(f"{pair.here.url}/healthz", timeout=20).ok, what="the next worker")
+    eventually(lambda: requests.get(f"{pair.here.url}/healthz", timeout=120).ok, what="the next worker")
     for url in pair.urls:
         later = SSE()
         later.take(fetch(url, location).data)

@@ -932,6 +932,7 @@ def test_what_has_expired_is_removed_from_the_file(
 
 def test_the_file_does_not_keep_growing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.stores.sqlite.SWEEP_S", 0.0)
+    monkeypatch.setattr("app.stores.sqlite.MORE_S", 0.0)  # behind every call, however long one takes
     store = make(f"sqlite:///{file}", ttl_s=0.001)
     sizes = []
     for round in range(30):

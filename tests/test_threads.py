@@ -35,18 +35,18 @@ class FlaskServer:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
-        eventually(self._answers, within_s=60, what="flask run's first answer")
+        eventually(self._answers, within_s=180, what="flask run's first answer")
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, "flask run has ended"
         try:
-            return requests.get(f"{self.url}/healthz", timeout=5).ok
+            return requests.get(f"{self.url}/healthz", timeout=20).ok
         except requests.ConnectionError:
             return False
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @pytest.fixture(scope="module", params=["gthread", "flask run"])
@@ -99,7 +99,7 @@ def test_a_client_that_leaves_ends_the_upstream(
 def test_readiness_says_where_departures_are_not_seen_at_once(
     threaded: Service, monkeypatch: pytest.MonkeyPatch, fake_provider: FakeProvider
 ) -> None:
-    assert requests.get(f"{threaded.url}/readyz", timeout=5).json() == {"status": "ready"}
+    assert requests.get(f"{threaded.url}/readyz", timeout=20).json() == {"status": "ready"}
     for name, value in fake_provider.env.items():
         monkeypatch.setenv(name, value)
     app = create_app()

@@ -86,7 +86,7 @@ def drivers(services: Services, request: pytest.FixtureRequest) -> Iterator[Driv
         model = job["model"].partition("/")[2]
         with contextlib.suppress(AssertionError):
             services.provider.wait_for(
-                lambda _: any(gone.request.body["model"] == model for gone in services.provider.departures), 10
+                lambda _: any(gone.request.body["model"] == model for gone in services.provider.departures)
             )
             return True
         return False
