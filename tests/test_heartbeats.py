@@ -10,6 +10,7 @@ bound.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import re
@@ -447,6 +448,7 @@ def test_a_silence_is_filled_with_heartbeats_each_when_it_is_due(
         wait([said for door, said in zip(STREAMED, asked, strict=True) if door.name != "plain"])
         for model in models:  # plain text has no heartbeats: its silence is as long as the others'
             scripting.go_on[model].set()
+    gaps: list[float] = []
     for door, future in zip(STREAMED, asked, strict=True):
         said = future.result()
         body, beats = apart(door, said.body)
@@ -457,8 +459,11 @@ def test_a_silence_is_filled_with_heartbeats_each_when_it_is_due(
         assert ENOUGH <= beats <= said.room_for(), door
         at = next(at for at, piece in enumerate(said.pieces) if b"Hel" in piece) + 1
         assert all(is_heartbeat(door, piece) for piece in said.pieces[at : at + ENOUGH]), door
-        for number, at_s in enumerate(said.at_s[at : at + ENOUGH], 1):
-            assert at_s >= number * HEARTBEAT_S - EARLY_S, f"{door}: none comes before its time"
+        at_s = said.at_s[at : at + ENOUGH]
+        for number, beat_s in enumerate(at_s, 1):
+            assert beat_s >= number * HEARTBEAT_S - EARLY_S, f"{door}: none comes before its time"
+        gaps += [later - earlier for earlier, later in itertools.pairwise(at_s)]
+    assert min(gaps) < 2 * HEARTBEAT_S, "nor long after it, but for a machine that stands still"
 
 
 @pytest.mark.parametrize(("model", "code"), [("begun", "idle_timeout"), ("pinging", "first_token_timeout")])
