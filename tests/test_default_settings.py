@@ -51,8 +51,8 @@ ROWS = {
     "ctx": (8, "fallback"),
     "html": (10, "fallback"),
     "empty": (10, "fallback"),
-    "big2048": (8, "primary"),
-    "drip": (10, "primary"),
+    "big2048": (30, "primary"),  # which is work, as the next is
+    "drip": (30, "primary"),
 }
 # Without a fallback: within how many seconds, and by which error it ends ("": it is whole).
 ALONE = {

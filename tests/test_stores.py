@@ -30,6 +30,7 @@ from tests.conftest import ROOT, RedisServer, eventually
 
 LONG_S = 60.0
 LATE_S = 5.0  # what a busy machine may add
+BEGAN = int(time.time())
 
 
 class Hands(Protocol):
@@ -205,7 +206,7 @@ def start(store_url: str) -> Iterator[Callable[..., Process]]:
 
 
 def record(id: str, owner: str = "o" * 64, **fields: Any) -> Record:
-    return Record(id=id, owner=owner, format="native", home="nobody", created=int(time.time()), **fields)
+    return Record(id=id, owner=owner, format="native", home="nobody", created=BEGAN, **fields)
 
 
 def told(id: str) -> dict[str, Any]:
