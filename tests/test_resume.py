@@ -270,7 +270,9 @@ def test_stopped_from_elsewhere(pair: Pair, fake_provider: FakeProvider) -> None
                 assert [event["type"] for event in client.events[-2:]] == ["usage", "finish"]
                 assert client.events[-1]["reason"] == "cancelled"
                 assert client.done
-        assert requests.delete(pair.there.url + location, timeout=20).status_code == 200, "it has ended"
+        # Its readers may be there a moment before its worker is.
+        ended = eventually(lambda: requests.delete(pair.there.url + location, timeout=20).status_code == 200)  # noqa: B023
+        assert ended
     took.sort()
     print(f"\nDELETE to upstream closed: p50 {statistics.median(took) * 1000:.1f} ms, worst {took[-1] * 1000:.1f} ms")
     # Generous: the target is measured, 200 ms at p99.
@@ -337,7 +339,8 @@ def test_a_hundred_readers_and_a_frozen_one(pair: Pair, fake_provider: FakeProvi
     frozen.connect(("127.0.0.1", port))
     frozen.sendall(f"GET {location} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     with ThreadPoolExecutor(100) as pool:
-        read = list(pool.map(lambda n: fetch(pair.urls[n % 2], location).data, range(100)))
+        all_read = pool.map(lambda n: fetch(pair.urls[n % 2], location).data, range(100))
+        read = [said.replace(b": ping\n", b"") for said in all_read]  # a busy machine takes longer than a heartbeat
     assert len(set(read)) == 1
     client = SSE()
     client.take(read[0])
@@ -350,7 +353,7 @@ def test_a_hundred_readers_and_a_frozen_one(pair: Pair, fake_provider: FakeProvi
         while size := int(thawed.readline(), 16):
             body += thawed.read(size)
             thawed.readline()
-    assert body == read[0]
+    assert body.replace(b": ping\n", b"") == read[0]
 
 
 def test_a_stream_is_bounded(pair: Pair, fake_provider: FakeProvider) -> None:
