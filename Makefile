@@ -11,6 +11,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 BENCH_ARGS := $(if $(PEERS),--peers $(PEERS)) $(if $(SCENARIOS),--scenarios $(SCENARIOS)) $(if $(ROUNDS),--rounds $(ROUNDS))
 PEER_VENVS := bench/.venv
 CLIENTS := tests/clients
+NEXTJS := examples/nextjs
+NEXTJS_MADE := $(addprefix $(NEXTJS)/,node_modules .next next-env.d.ts tsconfig.tsbuildinfo)
 PEER_PACKAGES := $(PEER_VENVS)/peers/.packages $(if $(findstring litellm,$(PEERS)),$(PEER_VENVS)/litellm/.packages)
 
 .PHONY: help setup run test clients check lint bench clean
@@ -37,7 +39,7 @@ test: lint clients ## everything: lint, types, all tests, with real nginx, Chrom
 clients: setup ## what the tests drive from outside: programs of the system, SDKs of Python and of Node.js
 	.ci/system-packages
 	@$(MAKE) --silent $(CLIENTS)/.venv/.packages
-	@if command -v npm >/dev/null; then $(MAKE) --silent $(CLIENTS)/node_modules/.packages; fi
+	@if command -v npm >/dev/null; then $(MAKE) --silent $(CLIENTS)/node_modules/.packages $(NEXTJS)/node_modules/.packages; fi
 
 check: lint ## what a commit must pass, in under a minute: lint, types, the house rules
 	$(BIN)/python -m pytest tests/test_house.py
@@ -52,7 +54,7 @@ bench: setup $(PEER_PACKAGES) ## what streaming costs, beside nginx, FastAPI and
 	$(BIN)/python -m bench $(BENCH_ARGS) --readme README.md
 
 clean: ## remove everything that these targets made; var/ holds your data and stays
-	rm -rf $(VENV) $(PEER_VENVS) $(CLIENTS)/.venv $(CLIENTS)/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(PEER_VENVS) $(CLIENTS)/.venv $(CLIENTS)/node_modules $(NEXTJS_MADE) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find app bench tests -name __pycache__ -prune -exec rm -rf {} +
 
 # 3.11 first: it is what the pins were made and tested with.
@@ -87,6 +89,11 @@ $(CLIENTS)/.venv/.packages: $(CLIENTS)/requirements.txt | $(BIN)/pip
 $(CLIENTS)/node_modules/.packages: $(CLIENTS)/package.json $(CLIENTS)/package-lock.json
 	@echo 'Installing the clients of Node.js ...'
 	@npm ci --prefix $(CLIENTS) --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
+	@touch $@
+
+$(NEXTJS)/node_modules/.packages: $(NEXTJS)/package.json $(NEXTJS)/package-lock.json
+	@echo 'Installing the packages of $(NEXTJS) ...'
+	@npm ci --prefix $(NEXTJS) --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@
 
 # The peers of `make bench` have environments of their own: nothing they need can reach the server.

@@ -125,7 +125,7 @@ function ToolCall({ part }: { part: Extract<Part, { toolCallId: string }> }) {
 }
 
 // What `fetch` throws: the answer may well go on at the server, and need not be asked for anew.
-const lost = (error: Error) => error instanceof TypeError;
+const lost = (error: Error): boolean => error instanceof TypeError;
 
 function wordsOf(error: Error): string {
   if (lost(error)) return "The connection was lost.";
