@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from test_page import CHROMIUM, FLAGS
+
+DEADLINE_MS = 30_000  # of whatever has to come to hold in a page
 
 # Chromium's own lines for a status that is an error, and for a connection that broke; React's greeting in development.
 EXPECTED = ("the server responded with a status of", "net::ERR_", "Download the React DevTools")
@@ -19,7 +21,9 @@ def launched() -> Iterator[Browser]:
         pytest.skip(f"no {CHROMIUM}: install Debian's package chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        expect.set_options(timeout=DEADLINE_MS)
         yield browser
+        expect.set_options(timeout=None)
         browser.close()
 
 
@@ -29,7 +33,7 @@ def watched(browser: Browser) -> Iterator[BrowserContext]:
     complaints: list[str] = []
 
     def watch(page: Page) -> None:
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(DEADLINE_MS)
         page.on("pageerror", lambda error: complaints.append(f"page error: {error}"))
         page.on("console", lambda said: complaints.append(f"console {said.type}: {said.text}"))
 

@@ -160,14 +160,12 @@ def alert_in(page: Page) -> Locator:
 
 
 def until(page: Page, status: str) -> None:
-    expect(page.get_by_label("Conversation")).to_have_attribute("data-status", status, timeout=30_000)
+    expect(page.get_by_label("Conversation")).to_have_attribute("data-status", status)
 
 
 def begun(page: Page, chars: int = 30) -> str:
     """Some of the answer."""
-    page.wait_for_function(
-        "n => document.querySelector('[data-role=assistant]')?.textContent.length >= n", arg=chars, timeout=30_000
-    )
+    page.wait_for_function("n => document.querySelector('[data-role=assistant]')?.textContent.length >= n", arg=chars)
     return str(answer_in(page).inner_text())
 
 

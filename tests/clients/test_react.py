@@ -7,12 +7,13 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from browsing import launched, watched
-from conftest import Service
-from driving import HERE, NODE_MODULES
+from conftest import ROOT, Service
+from driving import HERE, NODE, NODE_MODULES
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 from test_resuming import Cutting
 
@@ -75,7 +76,7 @@ def shown(page: Page) -> str:
 
 
 def until(page: Page, status: str) -> None:
-    expect(page.get_by_role("status")).to_have_attribute("data-status", status, timeout=20_000)
+    expect(page.get_by_role("status")).to_have_attribute("data-status", status)
 
 
 def begun(page: Page, chars: int = 30) -> str:
@@ -349,7 +350,7 @@ def test_a_model_that_nobody_knows_is_told(open_page: Open) -> None:
     page = open_page("unused", provider="nobody")
     ask(page)
     until(page, "error")
-    expect(page.get_by_role("alert")).to_contain_text("unknown provider 'nobody'")
+    expect(page.get_by_role("alert")).to_contain_text("unknown model 'nobody/unused'")
 
 
 def test_an_error_in_the_middle_is_told_below_what_came(open_page: Open) -> None:
@@ -416,3 +417,41 @@ def test_an_event_stream_is_read_by_the_standard(open_page: Open, end: str) -> N
         until(page, "done")
         assert page.get_by_label("Answer").text_content() == "é🚢\u2028\u0085 ab: c"
         page.evaluate("() => { unmount(); sessionStorage.clear(); mount(); }")
+
+
+TYPESCRIPT = ROOT / "examples/nextjs/node_modules"
+USED = """
+import { type Status, useSluiceway } from "HOOK";
+
+export function Used() {
+  const { text, status, error, usage, send, stop } = useSluiceway({ headers: () => ({ Authorization: "Bearer x" }) });
+  const shown: [string, Status, string | undefined, number | undefined] = [
+    text, status, error?.code, usage?.output_tokens,
+  ];
+  // @ts-expect-error: a question is a string or the fields of one
+  const wrong = () => send(7);
+  return <p onClick={() => { send("x"); send({ model: "m", prompt: "x" }); stop(); wrong(); }}>{shown}</p>;
+}
+"""
+
+
+def test_its_types_hold_in_a_project_of_typescript(tmp_path: Path) -> None:
+    if not (TYPESCRIPT / ".packages").exists():
+        pytest.skip("TypeScript is not installed: make clients")
+    hook = ROOT / "examples/react/useSluiceway.js"
+    (tmp_path / "used.tsx").write_text(USED.replace("HOOK", str(hook)))
+    react = TYPESCRIPT / "@types/react"
+    options = {
+        **dict.fromkeys(("strict", "noEmit", "checkJs", "skipLibCheck"), True),
+        "target": "es2022",
+        "lib": ["dom", "dom.iterable", "esnext"],
+        "module": "esnext",
+        "moduleResolution": "bundler",
+        "jsx": "react-jsx",
+        "types": [],
+        "paths": {"react": [str(react)], "react/jsx-runtime": [str(react / "jsx-runtime")]},
+    }
+    (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "files": ["used.tsx"]}))
+    program = [NODE, TYPESCRIPT / "typescript/bin/tsc", "--project", tmp_path]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
