@@ -6,13 +6,15 @@
 
 import type { NextRequest } from "next/server";
 
-const BASE = process.env.SLUICEWAY_URL ?? "http://127.0.0.1:8000";
+const BASE = (process.env.SLUICEWAY_URL ?? "http://127.0.0.1:8000").replace(/\/+$/, "");
 
 // What of a request concerns Sluiceway. No cookies: they are between the browser and this server.
 const ON_THE_WAY_UP = ["accept", "content-type", "idempotency-key", "last-event-id", "x-request-id"];
 
-// Headers of one connection (RFC 9110, 7.6.1), and those that this server writes itself.
-const NOT_ON_THE_WAY_DOWN = ["connection", "keep-alive", "transfer-encoding", "date", "server"];
+// Headers of one connection (RFC 9110, 7.6.1), of a packing that `fetch` has undone, and what this server says itself.
+const OF_THE_CONNECTION = ["connection", "keep-alive", "transfer-encoding"];
+const OF_THE_PACKING = ["content-encoding", "content-length"];
+const NOT_ON_THE_WAY_DOWN = [...OF_THE_CONNECTION, ...OF_THE_PACKING, "date", "server"];
 
 /** A route handler: the same method and path at Sluiceway, the same answer here. */
 export async function forward(request: NextRequest): Promise<Response> {
@@ -47,7 +49,7 @@ export function ask(path: string, init: RequestInit & { duplex?: "half" }): Prom
   if (process.env.SLUICEWAY_API_KEY) headers.set("authorization", `Bearer ${process.env.SLUICEWAY_API_KEY}`);
   // A proxy in between could compress, and would hold back tokens until it has enough of them.
   headers.set("accept-encoding", "identity");
-  return fetch(new URL(path, BASE), { ...init, headers, cache: "no-store" });
+  return fetch(BASE + path, { ...init, headers, cache: "no-store" });
 }
 
 function unreachable(error: unknown): Response {

@@ -85,6 +85,7 @@ class Cutting:
     def __init__(self, port: int, *behind: bytes) -> None:
         self._target = port
         self._behind = list(behind)
+        self._mended = False
         self.cut: list[bytes] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -100,8 +101,8 @@ class Cutting:
         self._listener.close()
 
     def mend(self) -> None:
-        """From now on all connections go through."""
-        self._behind.clear()
+        """From now on all connections go through, those that there are too."""
+        self._mended = True
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -123,7 +124,7 @@ class Cutting:
         brought = b""
         with contextlib.suppress(OSError), service, client:
             while data := service.recv(65536):
-                if behind is not None and behind in brought + data:
+                if behind is not None and not self._mended and behind in brought + data:
                     end = (brought + data).index(behind) + len(behind)
                     client.sendall(data[: end - len(brought)])
                     self.cut.append((brought + data)[:end])

@@ -40,12 +40,10 @@ export function Chat({ id, messages: kept, keep, renew }: Props) {
 
   // `stop()` alone only leaves, and an answer that can be resumed goes on for a while without a reader.
   async function halt() {
-    const stopped = fetch(`/api/chat/${encodeURIComponent(id)}/stream`, {
-      method: "DELETE",
-      signal: AbortSignal.timeout(2000),
-    });
-    await stopped.catch(() => {}); // not reached: it ends all the same when nobody comes back
-    await stop();
+    const url = `/api/chat/${encodeURIComponent(id)}/stream`;
+    const told = await fetch(url, { method: "DELETE", signal: AbortSignal.timeout(2000) }).catch(() => undefined);
+    // 202: its end is on the way, behind the last of its text. Not reached, it ends when nobody comes back for it.
+    if (told?.status !== 202) await stop();
   }
 
   return (
