@@ -9,13 +9,13 @@ nothing that breaks matters any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import httpx2
 
 from .cancel import Cancel
 from .clock import Clock
-from .errors import ProviderError, StreamBroken
+from .errors import ProviderError, SluicewayError, StreamBroken
 from .events import TERMINAL, Batch, Event, Failed, Finished, Started
 from .providers import Provider
 from .request import ChatRequest
@@ -61,16 +61,18 @@ class Attempt:
         """The events of one upstream read, None where there was none in time."""
         clock, reader = self.clock, self._upstream.reader
         try:
-            chunk = self._upstream.read(until)
+            piece = self._upstream.read(until)
         except httpx2.TimeoutException:
             alarm = clock.alarm()
             return None if alarm is None else reader.finish(alarm)
         except httpx2.HTTPError:
             broken = StreamBroken("the connection to the provider broke before the answer was complete; try again")
             return reader.finish(self._cancel.error or broken)
-        if not chunk:
+        except SluicewayError as exc:
+            return reader.finish(self._cancel.error or exc)
+        if not piece:
             return reader.finish(self._cancel.error)
-        events = reader.feed(chunk)
+        events = reader.feed(piece)
         if reader.answered:
             clock.answer_complete()
         elif events and type(events[-1]) is not Started:
@@ -87,7 +89,7 @@ class Attempt:
             self._upstream.each(step, until)
 
     @property
-    def limits(self) -> dict[str, str]:
+    def limits(self) -> Mapping[str, str]:
         """As `Upstream.limits`."""
         return self._upstream.limits
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import msgspec
 
 from .admission import Admission
 from .breakers import Breakers
 from .providers import PROVIDERS, Provider
-from .settings import Settings, SettingsError
+from .settings import Settings, SettingsError, Unusable
 from .targets import Targets
 from .tools import Tools
 
@@ -32,13 +33,20 @@ def build(
     around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> House:
     """The house of these settings, with a client for each provider that can be called. `tools` are there beside those
-    that the settings enable."""
+    that the settings enable. Raises `SettingsError`."""
     targets = Targets(settings)
     providers: dict[str, Provider] = {}
     for name in targets.usable:
         table = settings.providers[name]
-        local = (settings.local,) if table.kind == "local" else ()
-        providers[name] = PROVIDERS[table.kind](name, table, settings.keys.get(name, ""), *local)
+        more: tuple[Any, ...] = ()
+        if table.kind == "local":
+            more = (settings.local,)
+        elif table.kind == "langchain":
+            more = (settings.is_named(name),)
+        try:
+            providers[name] = PROVIDERS[table.kind](name, table, settings.keys.get(name, ""), *more)
+        except Unusable as exc:
+            raise settings.refuse(name, exc) from None
     try:
         served = Tools(settings.tools.enabled, beside=tools)
     except ValueError as exc:

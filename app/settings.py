@@ -22,7 +22,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from .registry import nearest
 
@@ -65,14 +74,29 @@ Origin = Annotated[
         "an origin as browsers write it (small letters, no path, no default port: 'https://app.example'), or '*'",
     ),
 ]
-ProviderKind = Literal["openai", "openai_responses", "anthropic", "local"]
+DottedPath = Annotated[
+    str, _matching(r"[^\W\d]\w*(\.[^\W\d]\w*)*[:.][^\W\d]\w*(\.[^\W\d]\w*)*", "a dotted path: 'package.module:name'")
+]
+ProviderKind = Literal["openai", "openai_responses", "anthropic", "langchain", "local"]
 
 # Values that are, or by mistake may be, a key: an error names the place and not the value.
-SECRET = frozenset({"server.api_keys_sha256", "local.api_key", "providers.*.api_key_env", "store.url"})
+SECRET = frozenset(
+    {"server.api_keys_sha256", "local.api_key", "providers.*.api_key_env", "providers.*.options", "store.url"}
+)
 
 
 class SettingsError(Exception):
     """The configuration can't be used; the text names the place, the key, the value and what was wanted."""
+
+
+class Unusable(Exception):
+    """What a provider finds wrong with its table when it is made: the value at `path` in it, and what was `wanted`."""
+
+    def __init__(self, path: tuple[str, ...], value: object, wanted: str) -> None:
+        super().__init__(wanted)
+        self.path = path
+        self.value = value
+        self.wanted = wanted
 
 
 class _Section(BaseModel):
@@ -143,10 +167,14 @@ class Local(_Section):
 
 
 class ProviderSettings(_Section):
+    """`model_class` and `options`, which are its other arguments, are a langchain provider's."""
+
     kind: ProviderKind
     base_url: Url | None = None
     api_key_env: Variable | None = None
     default_model: Annotated[str, Field(min_length=1)] | None = None
+    model_class: DottedPath = "langchain_openai:ChatOpenAI"
+    options: dict[str, Any] = Field(default_factory=dict, repr=False)
 
     @field_validator("kind", mode="before")
     @classmethod
@@ -154,6 +182,13 @@ class ProviderSettings(_Section):
         if isinstance(kind, str) and kind not in get_args(ProviderKind):
             raise ValueError(nearest(kind, get_args(ProviderKind)))
         return kind
+
+    @field_validator("model_class", "options")
+    @classmethod
+    def _only_of_langchain(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.data.get("kind", "langchain") != "langchain":
+            raise ValueError('should stand where kind = "langchain"')
+        return value
 
 
 Recovery: TypeAlias = Literal["continue", "restart", "off"]
@@ -173,7 +208,10 @@ _BUILT_IN: dict[str, dict[str, str]] = {
     "openai": {"kind": "openai", "api_key_env": "OPENAI_API_KEY", "default_model": "gpt-5"},
     "anthropic": {"kind": "anthropic", "api_key_env": "ANTHROPIC_API_KEY", "default_model": "claude-opus-4-7"},
     "local": {"kind": "local", "default_model": "smollm2-135m-instruct"},
+    "langchain": {"kind": "langchain"},
 }
+# With its own class: OpenAI's key must not go to a class of somebody else.
+_LANGCHAIN_AS_IT_COMES = {"api_key_env": "OPENAI_API_KEY", "default_model": "gpt-5"}
 
 
 class Settings(_Section):
@@ -190,6 +228,16 @@ class Settings(_Section):
 
     # Keys of the providers that have one, by provider name; never shown: not in repr, not in a message.
     keys: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
+    # Where each value comes from, by its path; what is not in here is a default.
+    _origin: Mapping[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
+
+    def is_named(self, provider: str) -> bool:
+        """Whether the configuration says something of a provider, or it just exists."""
+        return any(path[:2] == ("providers", provider) for path in self._origin)
+
+    def refuse(self, provider: str, wrong: Unusable) -> SettingsError:
+        """What a provider finds wrong with its table."""
+        return SettingsError(_sentence(("providers", provider, *wrong.path), wrong.value, wrong.wanted, self._origin))
 
     @property
     def local_enabled(self) -> bool:
@@ -218,6 +266,8 @@ def load_settings(config: Mapping[str, object] | None = None, environ: Mapping[s
         _merge(tree, layer, source, origin)
     if "keys" in tree:
         raise SettingsError(f"{origin[('keys',)]}: unknown key 'keys'")
+    said = dict(origin)
+    _fill_in_langchain(tree)
     tree["keys"] = _keys(tree, environ)
     _point_where_the_sdks_would(tree, environ, origin)
     try:
@@ -226,6 +276,7 @@ def load_settings(config: Mapping[str, object] | None = None, environ: Mapping[s
         raise SettingsError("\n".join(_explain(problem, origin) for problem in exc.errors())) from None
     if wrong := [_sentence(path, value, wanted, origin) for path, value, wanted in _leading_nowhere(settings)]:
         raise SettingsError("\n".join(wrong))
+    settings._origin = said
     return settings
 
 
@@ -305,8 +356,14 @@ def _keys(tree: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str]
     return found
 
 
+def _fill_in_langchain(tree: dict[str, Any]) -> None:
+    table = tree["providers"].get("langchain") if isinstance(tree["providers"], Mapping) else None
+    if isinstance(table, dict) and table.get("kind") == "langchain" and "model_class" not in table:
+        table.update({**_LANGCHAIN_AS_IT_COMES, **table})
+
+
 # The SDKs' own variables for another server of their protocol.
-_SDK_BASE_URLS = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL"}
+_SDK_BASE_URLS = {"openai": "OPENAI_BASE_URL", "anthropic": "ANTHROPIC_BASE_URL", "langchain": "OPENAI_BASE_URL"}
 
 
 def _point_where_the_sdks_would(
@@ -315,11 +372,20 @@ def _point_where_the_sdks_would(
     """Fill in the SDKs' base URLs. A server given by its URL alone, without a key, is one that asks for none."""
     for name, variable in _SDK_BASE_URLS.items():
         table = tree["providers"].get(name) if isinstance(tree["providers"], Mapping) else None
-        if isinstance(table, dict) and "base_url" not in table and (url := environ.get(variable, "").strip()):
+        if not isinstance(table, dict) or "base_url" in table:
+            continue
+        if (url := environ.get(variable, "").strip()) and (name != "langchain" or _follows_openai(tree["providers"])):
             table["base_url"] = url
             origin["providers", name, "base_url"] = f"environment {variable}"
             if name not in tree["keys"]:
                 table["api_key_env"] = None
+
+
+def _follows_openai(providers: Mapping[str, Any]) -> bool:
+    """Whether the langchain provider is as it comes, and OpenAI's URL one (of another, openai's own table tells)."""
+    openai = providers.get("openai")
+    url = openai.get("base_url") if isinstance(openai, Mapping) else None
+    return "model_class" not in providers["langchain"] and str(url).startswith(("http://", "https://"))
 
 
 def _pattern(path: tuple[str, ...]) -> str:

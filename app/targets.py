@@ -60,8 +60,13 @@ class Targets:
         """What `/v1/models` lists: the default first, then aliases without `*`, then each usable provider's default."""
         names = [self._settings.start_model]
         names += [alias for alias in self._settings.models if "*" not in alias]
-        names += [f"{name}/{model}" for name in self.usable if (model := self._settings.providers[name].default_model)]
+        names += [f"{name}/{model}" for name in self.usable if (model := self._shown_model(name))]
         return list(dict.fromkeys(names))
+
+    def _shown_model(self, provider: str) -> str | None:
+        """Not of a langchain provider that just exists: it would be another provider's model a second time."""
+        table = self._settings.providers[provider]
+        return table.default_model if table.kind != "langchain" or self._settings.is_named(provider) else None
 
     def find(self, name: str | None, *, provider: str | None = None) -> Target:
         """The target of `name`, None for the default; `provider` is the route's own. Raises `NotFound`,
@@ -174,4 +179,7 @@ def _how_to_configure(provider: str, settings: Settings) -> str:
     if table.kind == "local":
         why = " because a provider key is set" if settings.local.enabled is None else ""
         return f"the embedded model is off{why}; set [local] enabled = true"
-    return f"provider {provider!r} has no key; set {table.api_key_env} and restart"
+    how = f"set {table.api_key_env} and restart"
+    if table.kind == "langchain" and not settings.is_named(provider):
+        how = f"set {table.api_key_env}, or name a model_class of yours in [providers.{provider}], and restart"
+    return f"provider {provider!r} has no key; {how}"

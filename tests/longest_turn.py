@@ -20,7 +20,7 @@ import httpx2
 from app.cancel import Cancel
 from app.clock import Clock
 from app.events import Started
-from app.providers.base import Upstream
+from app.providers.base import HttpUpstream
 from app.providers.openai_chat_reader import OpenAIChatReader
 from app.transport import clocked, http_client
 
@@ -49,7 +49,7 @@ def main(base_url: str, alone: bool) -> int:
             timeout = clocked(clock, cancel, connect_s=60)
             request = client.build_request("POST", url, content=body, headers=[], timeout=timeout)
             ask = functools.partial(client.send, request, stream=True)
-            upstream = Upstream("p", client, ask, httpx2.HTTPError, reader, clock, cancel, id_header="", secret="")
+            upstream = HttpUpstream("p", client, ask, httpx2.HTTPError, reader, clock, cancel, id_header="", secret="")
             assert upstream.begin(clock.due)
             chunks = iter(lambda: upstream.read(math.inf), b"")
         gevent.spawn(another)

@@ -384,7 +384,7 @@ def test_an_unknown_model_is_a_404_with_the_nearest(refused: Refused, path: str)
 def test_an_unknown_provider_is_a_404_with_the_nearest(refused: Refused, path: str) -> None:
     said = refused(path, {"prompt": "hi"}, 404)
     assert said == Refusal(
-        "not_found", "unknown provider 'opnai'; known: anthropic, local, openai. Did you mean 'openai'?"
+        "not_found", "unknown provider 'opnai'; known: anthropic, langchain, local, openai. Did you mean 'openai'?"
     )
 
 

@@ -108,7 +108,7 @@ def test_the_whole_published_file_loads_and_is_the_default(load: Load) -> None:
 
 def test_without_any_source(load: Load) -> None:
     settings = load()
-    assert list(settings.providers) == ["openai", "anthropic", "local"]
+    assert list(settings.providers) == ["openai", "anthropic", "local", "langchain"]
     assert settings.providers["openai"].api_key_env == "OPENAI_API_KEY"
     assert settings.providers["anthropic"].api_key_env == "ANTHROPIC_API_KEY"
     assert settings.models == {}
@@ -209,8 +209,8 @@ MISTAKES = [
     ),
     (
         '[providers.openai]\napi_key = "sk-secret"',
-        "unknown key 'providers.openai.api_key'; known: api_key_env, base_url, default_model, kind. "
-        "Did you mean 'api_key_env'?",
+        "unknown key 'providers.openai.api_key'; known: api_key_env, base_url, default_model, kind, "
+        "model_class, options. Did you mean 'api_key_env'?",
     ),
     (
         '[models.chat]\ntarget = "local"\nfallback = []',
@@ -251,7 +251,8 @@ MISTAKES = [
     # providers
     (
         '[providers.openai]\nkind = "opnai"',
-        "providers.openai.kind = 'opnai': known: anthropic, local, openai, openai_responses. Did you mean 'openai'?",
+        "providers.openai.kind = 'opnai': known: anthropic, langchain, local, openai, openai_responses. "
+        "Did you mean 'openai'?",
     ),
     ('[providers.mine]\nbase_url = "http://x"', "providers.mine.kind is missing"),
     (
@@ -268,17 +269,17 @@ MISTAKES = [
     ('[models.chat]\ntarget = "/gpt"', "models.chat.target = '/gpt': should be an alias or 'provider/model'"),
     (
         '[models.chat]\ntarget = "opnai/gpt-5"',
-        "models.chat.target = 'opnai/gpt-5': unknown provider 'opnai'; known: anthropic, local, openai. "
+        "models.chat.target = 'opnai/gpt-5': unknown provider 'opnai'; known: anthropic, langchain, local, openai. "
         "Did you mean 'openai'?",
     ),
     (
         '[models.chat]\ntarget = "openai/gpt-5"\nfallbacks = ["local", "antropic/claude"]',
-        "models.chat.fallbacks = 'antropic/claude': unknown provider 'antropic'; known: anthropic, local, openai. "
-        "Did you mean 'anthropic'?",
+        "models.chat.fallbacks = 'antropic/claude': unknown provider 'antropic'; known: anthropic, langchain, local, "
+        "openai. Did you mean 'anthropic'?",
     ),
     (
         'default_model = "opnai/gpt-5"',
-        "default_model = 'opnai/gpt-5': unknown provider 'opnai'; known: anthropic, local, openai. "
+        "default_model = 'opnai/gpt-5': unknown provider 'opnai'; known: anthropic, langchain, local, openai. "
         "Did you mean 'openai'?",
     ),
     (
@@ -353,7 +354,7 @@ def test_a_file_that_can_not_be_read(load: Load, tmp_path: Path) -> None:
 
 def test_keys_stand_in_no_text(load: Load) -> None:
     settings = load(OPENAI_API_KEY="sk-secret", ANTHROPIC_API_KEY="sk-secret", SLUICEWAY_LOCAL__API_KEY="local-secret")
-    assert settings.keys == {"openai": "sk-secret", "anthropic": "sk-secret"}
+    assert settings.keys == dict.fromkeys(("openai", "anthropic", "langchain"), "sk-secret")
     assert settings.local.api_key == "local-secret"
     for text in (repr(settings), str(settings), f"{settings!r:>10}"):
         assert "secret" not in text

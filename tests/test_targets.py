@@ -189,21 +189,21 @@ def test_an_alias_that_leads_to_the_routes_provider_brings_its_clocks(named: Nam
         (
             "opnai/gpt-5",
             "openai",
-            "unknown model 'opnai/gpt-5'; known: anthropic, anthropic/claude-opus-4-7, chat, local, openai, "
+            "unknown model 'opnai/gpt-5'; known: anthropic, anthropic/claude-opus-4-7, chat, langchain, local, openai, "
             "openai/gpt-5. Did you mean 'openai/gpt-5'?",
         ),
         (
             "chad",
             None,
-            "unknown model 'chad'; known: anthropic, anthropic/claude-opus-4-7, chat, local, openai, openai/gpt-5. "
-            "Did you mean 'chat'?",
+            "unknown model 'chad'; known: anthropic, anthropic/claude-opus-4-7, chat, langchain, local, openai, "
+            "openai/gpt-5. Did you mean 'chat'?",
         ),
         ("openai/", "openai", "unknown model 'openai/': after the slash stands one of its models"),
         (
             "/gpt-5",
             "openai",
-            "unknown model '/gpt-5'; known: anthropic, anthropic/claude-opus-4-7, chat, local, openai, openai/gpt-5. "
-            "Did you mean 'openai/gpt-5'?",
+            "unknown model '/gpt-5'; known: anthropic, anthropic/claude-opus-4-7, chat, langchain, local, openai, "
+            "openai/gpt-5. Did you mean 'openai/gpt-5'?",
         ),
     ],
 )
@@ -226,7 +226,9 @@ def test_a_bare_name_without_the_routes_provider_says_so(named: Named) -> None:
 def test_an_unknown_provider_of_a_route(named: Named) -> None:
     with pytest.raises(NotFound) as caught:
         named().find_at("opnai", None)
-    assert caught.value.message == ("unknown provider 'opnai'; known: anthropic, local, openai. Did you mean 'openai'?")
+    assert caught.value.message == (
+        "unknown provider 'opnai'; known: anthropic, langchain, local, openai. Did you mean 'openai'?"
+    )
 
 
 def test_a_provider_without_a_default_wants_a_model(named: Named) -> None:
@@ -277,7 +279,7 @@ def test_not_configured_says_what_to_set(named: Named, toml: str, name: str, mes
 
 def test_a_blank_key_is_none(named: Named) -> None:
     assert named("", OPENAI_API_KEY=" ", ANTHROPIC_API_KEY="").usable == ["local"]
-    assert named("[local]\nenabled = true").usable == ["openai", "anthropic", "local"]
+    assert named("[local]\nenabled = true").usable == ["openai", "anthropic", "local", "langchain"]
 
 
 def test_known_lists_the_default_first_and_no_patterns(named: Named) -> None:

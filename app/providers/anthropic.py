@@ -23,7 +23,7 @@ from ..transport import clocked, http_client
 from . import anthropic_payload
 from .anthropic_payload import DEFAULT_MAX_TOKENS
 from .anthropic_reader import AnthropicReader
-from .base import Upstream, refuse_foreign
+from .base import HttpUpstream, Upstream, refuse_foreign
 from .prepared import Prepared
 
 SAMPLING = ("temperature", "top_p", "top_k")
@@ -68,7 +68,7 @@ class Anthropic:
         own_id = f"msg_{os.urandom(16).hex()}"
         start = Started(id=own_id, model=target.model, provider=self.name, created=int(time.time()))
         reader = AnthropicReader(start, secret=self._key, relay=request.relayable("anthropic"))
-        return Upstream(
+        return HttpUpstream(
             self.name,
             self._http,
             ask,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import httpx2
 
@@ -25,12 +25,15 @@ from ..task import Killed, Task
 from ..transport import Body, Client, pending
 from .failures import broken_off, refusal, request_name, sdk_failure
 
+Piece_contra = TypeVar("Piece_contra", contravariant=True)
 
-class Reader(Stage[bytes, list[Event]], Protocol):
-    """The bytes of one upstream body to events; sans IO. `answered`: the finish reason is known, only the tail is open.
-    `frames`: what the last call read, for a client of the same protocol (None where there is none): unchanged but for
-    what such a client must not see, and without the failing frame, which its `Failed` tells. `opaque`: something of the
-    answer was in them that no event tells of (a tool of the provider's own).
+
+class Reader(Stage[Piece_contra, list[Event]], Protocol[Piece_contra]):
+    """What an upstream gives to events, sans IO: the bytes of a body, or whatever its pieces are. `answered`: the
+    finish reason is known, only the tail is open. `frames`: what the last call read, for a client of the same protocol
+    (None where there is none): unchanged but for what such a client must not see, and without the failing frame, which
+    its `Failed` tells. `opaque`: something of the answer was in them that no event tells of (a tool of the provider's
+    own).
 
     `feed` never raises for what a provider may send: what can't be read becomes `Failed(StreamBroken)`, and after a
     terminal event both give `[]`. `finish` is called at the body's end, or, with the `error`, where reading it failed:
@@ -44,6 +47,43 @@ class Reader(Stage[bytes, list[Event]], Protocol):
     def finish(self, error: SluicewayError | None = None) -> list[Event]: ...
 
 
+class Upstream(Protocol):
+    """A request that is on its way to a provider; then its answer: the pieces as they arrive, and the reader for them.
+
+    First `begin` until it is true: then it was not refused. Then `read` until it gives a piece that is empty, the end.
+    `close` may be called at any time and more than once.
+    """
+
+    @property
+    def reader(self) -> Reader[Any]: ...
+
+    def begin(self, until: float) -> bool:
+        """Whether there is an answer, by `until` (of `time.monotonic`) at the latest. Raises `ProviderError`."""
+
+    @property
+    def read(self) -> Callable[[float], Any]:
+        """Of a time (of `time.monotonic`): what has come by then. Raises `httpx2.TimeoutException` where that is
+        nothing, or a clock has rung, after which it may be called again; another `httpx2.HTTPError` where the
+        connection broke, and a `SluicewayError` where there is more to say of how it ended."""
+
+    @property
+    def named(self) -> str:
+        """What the provider calls the request, as `request_name`; "" where that is not known."""
+
+    @property
+    def limits(self) -> Mapping[str, str]:
+        """What the provider says of its rate limits, by header."""
+
+    def each(self, step: Callable[[], float], until: float) -> None:
+        """Call `step`, which calls `read` with a time that is over, in the event loop, each time something has come by
+        `until`, of which each call gives the next; 0.0 ends it. Returns at once where that can't be done."""
+
+    def drain(self) -> None:
+        """Read what is left, so that the connection can be used again. Only after the answer's end."""
+
+    def close(self) -> None: ...
+
+
 def _rate_limits() -> frozenset[bytes]:
     openais = [f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens")]
     of = ("requests", "tokens", "input-tokens", "output-tokens")
@@ -55,15 +95,9 @@ def _rate_limits() -> frozenset[bytes]:
 RATE_LIMITS = _rate_limits()
 
 
-class Upstream:
-    """A request that is on its way to a provider; then its response: the body's chunks as they arrive, and the reader
-    for them.
-
-    First `begin` until it is true. Then `read(until)` gives what has come of the body, b"" at its end; it raises
-    httpx2's exceptions, `ReadTimeout` where nothing has come by then (of `time.monotonic`), or when a clock has rung,
-    after which it may be called again. `close` may be called at any time and more than once, and gives the connection
-    back where the body was read to its end.
-    """
+class HttpUpstream:
+    """An `Upstream` by way of a sync SDK client: its answer begins with the response's headers, its pieces are what has
+    come of the body, and `close` gives the connection back where that was read to its end."""
 
     def __init__(
         self,
@@ -71,7 +105,7 @@ class Upstream:
         client: Client,
         ask: Callable[[], Any],
         refused: type[Exception],
-        reader: Reader,
+        reader: Reader[bytes],
         clock: Clock,
         cancel: Cancel,
         *,
@@ -139,12 +173,12 @@ class Upstream:
 
     @property
     def named(self) -> str:
-        """What the provider calls the request, as `request_name`; "" before the response and after `close`."""
+        """ "" before the response and after `close`."""
         return "" if self._body is None else request_name(self._body.header(self._id_header), self._secret)
 
     @property
     def limits(self) -> dict[str, str]:
-        """What the provider says of its rate limits, by header; nothing before the response and after `close`."""
+        """Nothing before the response and after `close`."""
         said = () if self._body is None else self._body.headers()
         return {
             name.decode().lower(): value.decode()
@@ -153,13 +187,10 @@ class Upstream:
         }
 
     def each(self, step: Callable[[], float], until: float) -> None:
-        """Call `step`, which calls `read` with a time that is over, in the event loop, each time something has come by
-        `until`, of which each call gives the next; 0.0 ends it. Returns at once where that can't be done."""
         if self._body is not None:
             self._body.each(step, until)
 
     def drain(self) -> None:
-        """Read what is left, so that the connection can be used again. Only after the answer's end."""
         with contextlib.suppress(httpx2.HTTPError):
             while self.read(math.inf):
                 pass

@@ -22,7 +22,7 @@ from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
 from . import openai_chat_payload
-from .base import Upstream, refuse_foreign
+from .base import HttpUpstream, Upstream, refuse_foreign
 from .openai_chat_reader import OpenAIChatReader
 from .prepared import Prepared
 
@@ -72,7 +72,7 @@ class OpenAI:
             relay_usage=request.include_usage or not request.stream,
             keep_model=self.keep_model,
         )
-        return Upstream(
+        return HttpUpstream(
             self.name,
             self._http,
             ask,

@@ -22,7 +22,7 @@ from ..request import ChatRequest, Image, Message, Part, Reasoning, Text, Tool, 
 from ..settings import ProviderSettings
 from ..targets import Target
 from ..transport import clocked, http_client
-from .base import Upstream, refuse, refuse_foreign
+from .base import HttpUpstream, Upstream, refuse, refuse_foreign
 from .openai_responses_reader import OpenAIResponsesReader
 from .prepared import Prepared
 
@@ -65,7 +65,7 @@ class OpenAIResponses:
             relay=request.relayable("openai_responses"),
             relay_end=request.dialect == "openai_responses" and not request.stream,
         )
-        return Upstream(
+        return HttpUpstream(
             self.name,
             self._http,
             ask,

@@ -5,7 +5,7 @@
 | `openai` | `/v1/chat/completions`, `/v1/responses`, `/v1/models` |
 | `anthropic` | `/v1/messages` |
 | `streams` | `/v1/streams` |
-| `chat` | the tutorials': `/chat`, `/chat/stream`, `/chat/stream-meta`, `/stream/<provider>`, `/anthropic/stream` |
+| `chat` | the tutorials': `/chat`, `/chat/stream`, `/chat/stream-meta`, `/stream/<provider>`, ... |
 | `ui` | chat front ends': `/api/chat`, `/agui` |
 | `ops` | `/healthz`, `/readyz`, `/metrics` |
 | `page` | `/` |

@@ -48,3 +48,8 @@ def meta_sse() -> Response:
 @door.post("/anthropic/stream")
 def anthropic_token_sse() -> Response:
     return serve("token_sse", at="anthropic")
+
+
+@door.post("/langchain/stream")
+def langchain_token_sse() -> Response:
+    return serve("token_sse", at="langchain")
