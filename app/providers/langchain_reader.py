@@ -207,10 +207,9 @@ class LangChainReader:
             case {"type": "reasoning", **rest}:
                 for part in _list(rest.get("summary")):
                     self._think(_mapping(part).get("text"), None, events)
-                if isinstance(sealed := rest.get("encrypted_content"), str) and sealed:
-                    events.append(ReasoningEnded(redacted=sealed))
-            case {"type": "redacted_thinking", "data": str(data)}:
-                events.append(ReasoningEnded(redacted=data))
+                self._redact(rest.get("encrypted_content"), events)
+            case {"type": "redacted_thinking", **rest}:
+                self._redact(rest.get("data"), events)
             case {"type": "refusal", "refusal": str(text)}:
                 self._refuse(text, events)
             case {"type": str(kind)} if kind not in _KNOWN_BLOCKS:
@@ -227,6 +226,11 @@ class LangChainReader:
             events.append(ReasoningDelta(text=str(text)))
         if isinstance(signature, str):
             self._signature += signature
+
+    def _redact(self, sealed: Any, events: list[Event]) -> None:
+        if isinstance(sealed, str) and sealed:
+            self._seal(events)
+            events.append(ReasoningEnded(redacted=sealed))
 
     def _seal(self, events: list[Event]) -> None:
         """What follows a signature is no more of the thought that it signs."""
