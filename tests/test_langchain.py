@@ -17,6 +17,7 @@ import pytest
 import requests
 from callers import Caller, shown
 from conftest import ROOT, Service, eventually, silences_end
+from test_departure_upstream import nobody as nobody
 from test_routes import DONE, frames
 from test_threads import FlaskServer
 
@@ -27,7 +28,7 @@ KEY = "sk-fake-provider-key-0001"
 THINKING = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
 
 
-def configuration(provider: FakeProvider) -> str:
+def configuration(provider: FakeProvider, nowhere: int) -> str:
     tables: dict[str, dict[str, Any]] = {
         "langchain": {
             "base_url": provider.openai_base_url,
@@ -50,6 +51,7 @@ def configuration(provider: FakeProvider) -> str:
         "hand": {"model_class": "tests.chains:answer", "default_model": "made"},
         "parrot": {"model_class": "tests.chains:Parrot"},
         "nobody": {"base_url": "http://127.0.0.1:9/v1", "default_model": "fake-n5"},
+        "nowhere": {"base_url": f"http://127.0.0.1:{nowhere}/v1"},
     }
     return (
         "".join(
@@ -58,11 +60,11 @@ def configuration(provider: FakeProvider) -> str:
             for name, table in tables.items()
         )
         + silences_end("langchain", "claude")
-        + FALLING_BACK
+        + ALIASES
     )
 
 
-FALLING_BACK = """
+ALIASES = """
 [models.backed]
 target = "langchain/fake-e503"
 fallbacks = ["claude/fake-n6"]
@@ -74,6 +76,9 @@ recovery = "restart"
 target = "langchain/fake-n8-stall5"
 first_token_s = 5.0
 idle_s = 5.0
+[models."nowhere/fake-n1"]
+target = "nowhere/fake-n1"
+connect_s = 0.5
 """
 
 
@@ -84,10 +89,10 @@ def _toml(value: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def env(fake_provider_server: FakeProvider, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def env(fake_provider_server: FakeProvider, tmp_path_factory: pytest.TempPathFactory, nobody: int) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("langchain")
     file = folder / "sluiceway.toml"
-    file.write_text(configuration(fake_provider_server))
+    file.write_text(configuration(fake_provider_server, nobody))
     return {
         **fake_provider_server.env,
         "SLUICEWAY_CONFIG": str(file),
@@ -518,6 +523,36 @@ def test_a_client_that_leaves_ends_a_runnable(service: Service, prompt: str) -> 
         caller.leave("close")
     eventually(lambda: worker(service)["open_streams"] == 0)
     eventually(lambda: worker(service)["greenlets"] <= before, what="the end of the greenlets")
+
+
+def test_a_client_that_leaves_while_it_connects(service: Service) -> None:
+    ask(service, "hand/made", "say a")
+    eventually(lambda: worker(service)["open_streams"] == 0)
+    before = worker(service)["greenlets"]
+    callers = [Caller(("127.0.0.1", service.port), request_bytes("nowhere/fake-n5")) for _ in range(5)]
+    eventually(lambda: worker(service)["open_streams"] == 5)
+    for caller in callers:
+        caller.leave("close")
+    eventually(lambda: worker(service)["open_streams"] == 0)
+    eventually(lambda: worker(service)["greenlets"] <= before, what="the end of the greenlets")
+
+
+def test_the_clock_of_a_connection(service: Service) -> None:
+    response = ask(service, "nowhere/fake-n1")
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "provider_unavailable")
+    assert response.json()["error"]["message"] == ("provider 'nowhere' did not accept a connection in time; try again")
+
+
+def test_a_stream_that_is_resumed_and_stopped(service: Service, fake_provider: FakeProvider) -> None:
+    body = {"prompt": "hi", "model": "langchain/fake-n5000-i20", "resumable": True}
+    with requests.post(f"{service.url}/v1/streams", json=body, stream=True, timeout=20) as left:
+        where = service.url + left.headers["Location"]
+        next(left.iter_content(100))
+    with requests.get(where, params={"after": "3"}, stream=True, timeout=20) as read:
+        assert requests.delete(where, timeout=20).status_code in (200, 202, 204)
+        assert b'"reason":"cancelled"' in read.content
+    fake_provider.wait_for(lambda stats: stats.aborted == 1)
+    assert fake_provider.stats().requests == 1
 
 
 def test_heartbeats_while_it_waits(service: Service) -> None:
