@@ -41,6 +41,12 @@ def configuration(provider: FakeProvider, nowhere: int) -> str:
             "api_key_env": "ANTHROPIC_API_KEY",
             "default_model": "fake-n5",
         },
+        "responses": {
+            "base_url": provider.openai_base_url,
+            "api_key_env": "OPENAI_API_KEY",
+            "default_model": "fake-n5",
+            "options": {"use_responses_api": True},
+        },
         "prompted": {
             "model_class": "tests.chains.prompted",
             "base_url": provider.openai_base_url,
@@ -59,7 +65,7 @@ def configuration(provider: FakeProvider, nowhere: int) -> str:
             + "".join(f"{key} = {_toml(value)}\n" for key, value in {"kind": "langchain", **table}.items())
             for name, table in tables.items()
         )
-        + silences_end("langchain", "claude")
+        + silences_end("langchain", "claude", "responses")
         + ALIASES
     )
 
@@ -125,8 +131,8 @@ def chunks(response: requests.Response) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for line in response.text.split("\n") if line.startswith("data: {")]
 
 
-MODELS = ("langchain", "claude", "prompted")  # whose upstream is the fake provider
-CHAT_MODELS = ("langchain", "claude")
+MODELS = ("langchain", "responses", "claude", "prompted")  # whose upstream is the fake provider
+CHAT_MODELS = ("langchain", "responses", "claude")
 
 
 # What is answered
@@ -199,6 +205,9 @@ def test_tool_calls(service: Service, fake_provider: FakeProvider, name: str, st
     if name == "claude":
         assert sent["tool_choice"] == {"type": "any", "disable_parallel_tool_use": False}
         assert sent["tools"] == [{"name": "get_weather", "description": "d", "input_schema": tool["parameters"]}]
+    elif name == "responses":
+        assert (sent["tool_choice"], sent["parallel_tool_calls"]) == ("required", True)
+        assert sent["tools"] == [{"type": "function", **tool}]
     else:
         assert (sent["tool_choice"], sent["parallel_tool_calls"]) == ("required", True)
         assert sent["tools"] == [{"type": "function", "function": tool}]
@@ -328,6 +337,8 @@ def test_a_schema(service: Service, fake_provider: FakeProvider, name: str) -> N
     sent = fake_provider.requests[0].body
     if name == "claude":
         assert sent["output_config"]["format"] == {"type": "json_schema", "schema": SCHEMA}
+    elif name == "responses":
+        assert sent["text"]["format"] == {"type": "json_schema", **wanted["json_schema"]}
     else:
         assert sent["response_format"] == wanted
     whole = ask(service, f"{name}/fake-n4-len", response_format=wanted).json()

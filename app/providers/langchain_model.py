@@ -49,6 +49,9 @@ class Models:
             self._takes = _parameters(found)
         else:
             raise self._unusable(f"should lead to a chat model's class, a runnable, or a function, not {_a(found)}")
+        timeout = None if self._takes is None else self._takes.get("timeout")
+        self._takes_timeout = _fits(timeout, 1.0)
+        self._takes_two_timeouts = _fits(timeout, (1.0, 1.0))  # to connect, and to read
         self._refuse_what_has_no_place()
         self._made = functools.lru_cache(MAX_MODELS)(self._made_with)
         if settings.default_model or not self._named_by:
@@ -72,10 +75,10 @@ class Models:
     def _of(self, model: str, timeouts: Timeouts) -> Runnable[Any, Any]:
         given: dict[str, Any] = {} if self._named_by is None else {self._named_by: model}
         read_s = max(timeouts.first_token_s, timeouts.idle_s) + 1.0
-        for timeout in ((timeouts.connect_s, read_s), read_s):
-            if self._takes is not None and _fits(self._takes.get("timeout"), timeout):
-                given["timeout"] = timeout
-                break
+        if self._takes_two_timeouts:
+            given["timeout"] = (timeouts.connect_s, read_s)
+        elif self._takes_timeout:
+            given["timeout"] = read_s
         return self._made(**given)
 
     def _made_with(self, **given: Any) -> Runnable[Any, Any]:
