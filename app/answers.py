@@ -106,7 +106,7 @@ class Answer:
             self._turn.each(deliver, silence_s)
 
     @property
-    def limits(self) -> Mapping[str, str]:
+    def limits(self) -> dict[str, str]:
         """Of the try under way, as `Upstream.limits`."""
         return self._turn.limits
 

@@ -9,7 +9,7 @@ nothing that breaks matters any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import httpx2
 
@@ -89,7 +89,7 @@ class Attempt:
             self._upstream.each(step, until)
 
     @property
-    def limits(self) -> Mapping[str, str]:
+    def limits(self) -> dict[str, str]:
         """As `Upstream.limits`."""
         return self._upstream.limits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import httpx2
@@ -71,7 +71,7 @@ class Upstream(Protocol):
         """What the provider calls the request, as `request_name`; "" where that is not known."""
 
     @property
-    def limits(self) -> Mapping[str, str]:
+    def limits(self) -> dict[str, str]:
         """What the provider says of its rate limits, by header."""
 
     def each(self, step: Callable[[], float], until: float) -> None:

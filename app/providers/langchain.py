@@ -16,7 +16,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -105,7 +105,7 @@ class _Running:
     ) -> None:
         self.reader = reader
         self.named = ""
-        self.limits: Mapping[str, str] = {}
+        self.limits: dict[str, str] = {}
         self._clock = clock
         self._cancel = cancel
         self._provider = provider
