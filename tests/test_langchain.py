@@ -213,6 +213,21 @@ def test_tool_calls(service: Service, fake_provider: FakeProvider, name: str, st
         assert sent["tools"] == [{"type": "function", "function": tool}]
 
 
+@pytest.mark.parametrize("name", CHAT_MODELS)
+def test_a_tool_of_the_services_own(service: Service, fake_provider: FakeProvider, name: str) -> None:
+    """The model asks, it runs here, and the model goes on with what it gave."""
+    body = {"prompt": "hi", "model": f"{name}/fake-n3-tool1-once", "tools": ["clock"]}
+    response = requests.post(f"{service.url}/v1/streams", json=body, timeout=20)
+    events = [json.loads(line[6:]) for line in response.text.split("\n") if line.startswith("data: {")]
+    kinds = [event["type"] for event in events]
+    assert kinds.count("tool_call") == kinds.count("tool_result") == 1
+    assert events[-1]["reason"] == "stop", events[-1]
+    asked, again = fake_provider.requests
+    call_id = events[kinds.index("tool_result")]["call_id"]
+    assert call_id not in json.dumps(asked.body)
+    assert call_id in json.dumps(again.body)
+
+
 def test_thoughts_and_their_signature(service: Service) -> None:
     response = requests.post(
         f"{service.url}/v1/messages",
