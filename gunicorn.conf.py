@@ -78,6 +78,8 @@ class _ClientSocket(gevent.socket.socket):
     def recv(self, *args: Any) -> bytes:
         try:
             data: bytes = super().recv(*args)
+        except BlockingIOError:  # of a WebSocket, which does not wait in here
+            raise
         except OSError as exc:
             raise ConnectionResetError(errno.ECONNRESET, f"the client is gone: {exc}") from exc
         self.idle = False

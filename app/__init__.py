@@ -99,7 +99,7 @@ class Sluiceway:
         app: Flask | None = None,
         *,
         url_prefix: str = "",
-        doors: tuple[str, ...] = ("openai", "anthropic", "streams", "chat", "ui", "ops"),
+        doors: tuple[str, ...] = ("openai", "anthropic", "streams", "chat", "ws", "ui", "ops"),
     ) -> None:
         self._tools = Tools(beside=EVERYWHERE)
         self.tool = self._tools.tool  # as the module's, for the apps of this extension only

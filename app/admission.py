@@ -9,7 +9,7 @@ with its own last event. In between it refuses nobody, as what reaches it then w
 
 from __future__ import annotations
 
-from .cancel import Cancel
+from .cancel import Cancel, Hook
 from .errors import Draining, Overloaded
 
 
@@ -17,6 +17,7 @@ class Admission:
     def __init__(self, max_streams: int) -> None:
         self._max_streams = max_streams
         self._open: set[Cancel] = set()
+        self._seated: set[Hook] = set()
         self.draining = False
         self.ended = False
 
@@ -41,13 +42,31 @@ class Admission:
     def leave(self, cancel: Cancel) -> None:
         self._open.discard(cancel)
 
+    def sit(self, leave: Hook) -> None:
+        """Take a seat; `leave` is called when the worker is about to end, and does not wait. Raises `Overloaded` where
+        there is none, `Draining` once all had to end."""
+        if self.ended:
+            raise _draining()
+        if len(self._seated) >= self._max_streams:
+            raise Overloaded(
+                f"{self._max_streams} WebSockets are open here, as many as one worker takes; try again in a moment"
+            )
+        self._seated.add(leave)
+
+    def rise(self, leave: Hook) -> None:
+        self._seated.discard(leave)
+
     def drain(self) -> None:
         """From now on the worker is about to end."""
         self.draining = True
+        for leave in tuple(self._seated):
+            leave()
 
     def end(self) -> None:
         """End every open stream, and whatever still comes."""
-        self.draining = self.ended = True
+        if not self.draining:
+            self.drain()
+        self.ended = True
         for cancel in tuple(self._open):
             cancel.set(_draining())
 

@@ -2,7 +2,7 @@
 
     SluicewayError
     ├── RequestError                 the client must change something
-    │   ├── InvalidRequest           400  invalid_request      (and 405, 415: MethodNotAllowed, ...)
+    │   ├── InvalidRequest           400  invalid_request      (and 403, 405, ...: MethodNotAllowed, ...)
     │   ├── Unauthorized             401  unauthorized
     │   ├── NotFound                 404  not_found
     │   ├── PayloadTooLarge          413  payload_too_large
@@ -92,6 +92,36 @@ class MethodNotAllowed(InvalidRequest):
 
 class UnsupportedMediaType(InvalidRequest):
     http_status = 415
+
+
+class ForeignOrigin(InvalidRequest):
+    """A page of another site may not ask here."""
+
+    http_status = 403
+
+
+class Busy(InvalidRequest):
+    """On a WebSocket: one answer at a time."""
+
+    http_status = 409
+    retryable = True
+
+
+class UpgradeRequired(InvalidRequest):
+    """This route speaks WebSocket only."""
+
+    http_status = 426
+
+    @property
+    def headers(self) -> dict[str, str]:
+        # RFC 9110, 15.5.22; the version is RFC 6455's, 4.4.
+        return {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+
+
+class NoWebSocket(InvalidRequest):
+    """Nor does the server that the app runs on."""
+
+    http_status = 501
 
 
 class Unauthorized(RequestError):

@@ -27,7 +27,7 @@ from .answers import Answer
 from .errors import Internal, SluicewayError
 from .events import Batch, Event, Failed
 from .formats import Encoder, Format
-from .formats.base import After, Resumable, WholeAnswer, json_bytes
+from .formats.base import After, Resumable, Spoken, WholeAnswer, json_bytes
 from .house import House
 from .journals import Journals
 from .request import ChatRequest
@@ -51,7 +51,7 @@ def answer(
 
     `environ` is the WSGI request's, for the client's socket in it.
     """
-    source = _source(house, form, *house.tools.offered(request), target, request_id, environ)
+    source = begun(house, form, request, target, request_id=request_id, environ=environ)
     server = house.settings.server
     try:
         if not request.stream:
@@ -73,6 +73,32 @@ def answer(
         heartbeat_s=server.heartbeat_s,
         request_id=request_id,
     )
+
+
+def begun(
+    house: House,
+    form: Spoken,
+    request: ChatRequest,
+    target: Target,
+    *,
+    request_id: str,
+    environ: Mapping[str, Any],
+) -> Source:
+    """The answer itself, to be read, written in `form` and closed by the caller. Raises `Overloaded` where there is no
+    place for it, and `InvalidRequest` for a tool that is none of ours; what fails later is its last event. No
+    `environ`: nobody's departure ends it."""
+    request, served = house.tools.offered(request)
+    answer = Answer(
+        house,
+        request,
+        target,
+        format=form.name,
+        tells_recovery=form.tells_recovery,
+        request_id=request_id,
+        environ=environ,
+        served=served,
+    )
+    return shaped(answer, request)
 
 
 class Claim(NamedTuple):
@@ -99,11 +125,11 @@ def resumable(
     """The same, of an answer that goes on where this client leaves; where the claim's key is known, the one that it
     leads to, behind the event `after`. Raises `StoreUnavailable` beside what `answer` raises."""
     house.admission.check()
-    request, served = house.tools.offered(request)
+    house.tools.offered(request)  # before there is anything of it
     made: list[Source] = []
 
     def make() -> Source:
-        made.append(_source(house, form, request, served, target, request_id, {}))  # nobody's departure ends it
+        made.append(begun(house, form, request, target, request_id=request_id, environ={}))
         return made[0]
 
     record = Record(
@@ -115,21 +141,21 @@ def resumable(
         seed=json_bytes(form.seed(request)).decode(),
         body_hash=claim.body_hash,
     )
-    begun = journals.begin(make, record, key=claim.key, chat=request.chat, environ=environ)
-    follower = begun.follower
+    entry = journals.begin(make, record, key=claim.key, chat=request.chat, environ=environ)
+    follower = entry.follower
     server = house.settings.server
     try:
         first = _begin(follower, time.monotonic() + server.hold_s)
-        encoder = form.resumed(msgspec.json.decode(begun.record.seed))
+        encoder = form.resumed(msgspec.json.decode(entry.record.seed))
     except BaseException:
         follower.close()
-        if begun.mine and claim.key is None and request.chat is None:
-            journals.abandon(begun.record.id)
+        if entry.mine and claim.key is None and request.chat is None:
+            journals.abandon(entry.record.id)
         raise
-    return begun.record, streamed(
+    return entry.record, streamed(
         first,
         follower,
-        encoder if begun.mine else After(encoder, after),
+        encoder if entry.mine else After(encoder, after),
         form.mimetype,
         headers=made[0].limits if made else {},
         heartbeat_s=server.heartbeat_s,
@@ -170,28 +196,6 @@ def followed(
         heartbeat_s=house.settings.server.heartbeat_s,
         request_id=request_id,
     )
-
-
-def _source(
-    house: House,
-    form: Format,
-    request: ChatRequest,
-    served: Mapping[str, ServedTool],
-    target: Target,
-    request_id: str,
-    environ: Mapping[str, Any],
-) -> Source:
-    answer = Answer(
-        house,
-        request,
-        target,
-        format=form.name,
-        tells_recovery=form.tells_recovery,
-        request_id=request_id,
-        environ=environ,
-        served=served,
-    )
-    return shaped(answer, request)
 
 
 def _folded(source: Source) -> WholeAnswer:

@@ -63,13 +63,18 @@ class HeaderLookup(Protocol):
     def get(self, name: str, /) -> str | None: ...
 
 
-class Format(Protocol):
-    """`name` is the registry's; `mimetype` that of a streamed answer. `tells_recovery`: its encoder can say that a part
-    of what was said does not stand; others are never given a `Recovered` that is not exact."""
+class Spoken(Protocol):
+    """What an answer has to know of how it is written. `name` stands in the books. `tells_recovery`: its encoder can
+    say that a part of what was said does not stand; others are never given a `Recovered` that is not exact."""
 
     name: ClassVar[str]
-    mimetype: ClassVar[str]
     tells_recovery: ClassVar[bool]
+
+
+class Format(Spoken, Protocol):
+    """`name` is the registry's; `mimetype` that of a streamed answer."""
+
+    mimetype: ClassVar[str]
 
     def parse(self, body: Mapping[str, Any], headers: HeaderLookup) -> ChatRequest: ...
 

@@ -98,7 +98,7 @@ class ClientWatch:
     def __init__(self, environ: Mapping[str, Any], gone: Gone) -> None:
         self._fd = -1
         if can_watch(environ):
-            fd = _socket(environ).fileno()
+            fd = socket_of(environ).fileno()
             if _of_this_process().add(fd, gone):
                 self._fd = fd
 
@@ -111,8 +111,9 @@ class ClientWatch:
 
 def can_watch(environ: Mapping[str, Any]) -> bool:
     """Whether departures are seen at once on this server."""
-    return _epoll is not None and _socket(environ) is not None
+    return _epoll is not None and socket_of(environ) is not None
 
 
-def _socket(environ: Mapping[str, Any]) -> Any:
+def socket_of(environ: Mapping[str, Any]) -> Any:
+    """The client's, of the servers that tell it; else None."""
     return environ.get("gunicorn.socket") or environ.get("werkzeug.socket")

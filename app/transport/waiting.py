@@ -34,6 +34,9 @@ class Waiter(Protocol):
         `until`, which each call gives anew (of `time.monotonic`; 0.0 ends it). It must neither wait nor raise. Where
         there is no such loop this returns at once."""
 
+    def wake(self) -> None:
+        """Whoever waits, wakes as if there were something to read. A thread does so at its deadline."""
+
     def close(self) -> None: ...
 
 
@@ -110,6 +113,14 @@ class GeventWaiter:
         else:
             self._greenlet.switch(_LATE)
 
+    def wake(self) -> None:
+        if self._greenlet is not None:
+            self._hub.loop.run_callback(self._woken)
+
+    def _woken(self) -> None:
+        if self._greenlet is not None:  # by nobody else since
+            self._greenlet.switch(_READY)
+
     def close(self) -> None:
         """Whoever waits, wakes as if there were something to read."""
         if self._greenlet is not None:
@@ -130,6 +141,9 @@ class PollWaiter:
         return bool(self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
     def each(self, step: Callable[[], float], until: float) -> None:
+        pass
+
+    def wake(self) -> None:
         pass
 
     def close(self) -> None:

@@ -6,6 +6,7 @@
 | `anthropic` | `/v1/messages` |
 | `streams` | `/v1/streams` |
 | `chat` | the tutorials': `/chat`, `/chat/stream`, `/chat/stream-meta`, `/stream/<provider>`, ... |
+| `ws` | the same by WebSocket: `/ws/chat` |
 | `ui` | chat front ends': `/api/chat`, `/agui` |
 | `ops` | `/healthz`, `/readyz`, `/metrics` |
 | `page` | `/` |
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 from flask import Blueprint
 
-from . import anthropic, chat, openai, ops, page, streams, ui
+from . import anthropic, chat, openai, ops, page, streams, ui, ws
 
 DOORS: dict[str, Blueprint] = {
     "openai": openai.door,
     "anthropic": anthropic.door,
     "streams": streams.door,
     "chat": chat.door,
+    "ws": ws.door,
     "ui": ui.door,
     "ops": ops.door,
     "page": page.door,

@@ -34,7 +34,7 @@ from ..formats.base import Resumable, json_bytes
 from ..house import House
 from ..journals import Journals
 from ..registry import nearest
-from ..response import Streamed, whole
+from ..response import Streamed, Upgraded, whole
 from .cors import is_preflight, preflight, share, welcome
 
 log = logging.getLogger("sluiceway")
@@ -108,7 +108,7 @@ def serve(
 
 def handed_out(response: Response) -> Response:
     """A response of the core's, on its way to the server."""
-    if isinstance(response, Streamed):
+    if isinstance(response, Streamed | Upgraded):
         g.sluiceway_streams = [*g.get("sluiceway_streams", ()), response]
     response.headers["X-Request-ID"] = request_id()
     return response
@@ -150,14 +150,14 @@ def close_dropped(exc: BaseException | None = None) -> None:
             response.close()
 
 
-def authorize(here: House, request: Request) -> str:
+def authorize(here: House, request: Request, key: str = "") -> str:
     """Who asks: the SHA-256 of the key, in hex; "" where none is set. Raises `Unauthorized` unless a known key is given
-    as `Authorization: Bearer` or `x-api-key`."""
+    as `Authorization: Bearer` or `x-api-key`, or as `key`, for who can't send either."""
     accepted = here.settings.server.api_keys_sha256
     if not accepted:
         return ""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "") or key
     if not given:
         raise Unauthorized("an API key is required: send Authorization: Bearer KEY or x-api-key: KEY")
     digest = hashlib.sha256(given.encode()).hexdigest()
@@ -176,12 +176,17 @@ def json_body(here: House, request: Request) -> Mapping[str, Any]:
     raw = _read(request, here.settings.server.max_body_bytes)
     if not raw:
         raise InvalidRequest("the body is empty; send a JSON object")
+    return json_object(raw, "the body")
+
+
+def json_object(raw: bytes, what: str) -> dict[str, Any]:
+    """The JSON object that `what`, in the words of an error, is."""
     try:
         body = pydantic_core.from_json(raw, allow_inf_nan=False)  # at most 200 levels deep
     except ValueError as exc:
-        raise InvalidRequest(f"the body is not valid JSON: {exc}") from None
+        raise InvalidRequest(f"{what} is not valid JSON: {exc}") from None
     if not isinstance(body, dict):
-        raise InvalidRequest(f"the body must be a JSON object, not {_json_name(body)}")
+        raise InvalidRequest(f"{what} must be a JSON object, not {_json_name(body)}")
     # `1e999` is read as an infinity, which no JSON can pass on.
     if _MAY_OVERFLOW.search(raw) and (field := _infinite(body)) is not None:
         raise InvalidRequest(f"{field}: the number is out of range", param=field)
