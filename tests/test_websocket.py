@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -17,9 +21,14 @@ from callers import watched as under_watch
 from conftest import Service, eventually
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sockets import Client, frame, handshake
+from playwright.sync_api import Browser
+from scraped import Numbers
+from sockets import Client, Refused, frame, handshake
+from test_drain import assert_exits
 from test_nginx import Nginx, address, nginx_binary, start_nginx
 from test_page import chromium
+from test_threads import FlaskServer
+from websockets.sync.client import connect
 from wsproto.events import CloseConnection, Ping
 
 from app.testing import FakeProvider, answer, text_after
@@ -495,3 +504,386 @@ def test_many_frames_of_nothing_leave_others_their_turn(watched: Watched, fake_p
         done.set()
         flooding.result(20)
     print(f"/healthz beside it: p50 {percentile(took, 50):.0f} ms, max {max(took):.0f} ms")
+
+
+# The handshake
+
+
+@pytest.fixture(scope="module")
+def strict(start_service: Callable[..., Service], fake_provider_server: FakeProvider) -> Iterator[Watched]:
+    """With keys, a known origin, few places, small messages, and no patience."""
+    one = under_watch(
+        start_service,
+        {
+            **fake_provider_server.env,
+            "SLUICEWAY_DEFAULT_MODEL": "openai/fake-n5",
+            "SLUICEWAY_SERVER__API_KEYS_SHA256": json.dumps([hashlib.sha256(KEY.encode()).hexdigest()]),
+            "SLUICEWAY_SERVER__CORS_ORIGINS": json.dumps([ORIGIN]),
+            "SLUICEWAY_SERVER__MAX_STREAMS": "3",
+            "SLUICEWAY_SERVER__MAX_BODY_BYTES": "2000",
+            "SLUICEWAY_SERVER__HEARTBEAT_S": "0.1",
+            "SLUICEWAY_SERVER__WRITE_TIMEOUT_S": "1",
+        },
+    )
+    yield one
+    one.assert_no_complaint()
+    one.service.stop()
+
+
+BEARER = {"Authorization": f"Bearer {KEY}"}
+
+
+def knock(strict: Watched, path: str = "/ws/chat", **headers: str) -> Client:
+    return Client(strict.address, handshake(path=path, **{**BEARER, **headers}))
+
+
+def refused(strict: Watched, path: str = "/ws/chat", **headers: str) -> Refused:
+    with pytest.raises(Refused) as told:
+        knock(strict, path, **headers)
+    error = told.value.body["error"]
+    assert error.keys() >= {"code", "message", "retryable", "status", "request_id"}
+    assert error["status"] == told.value.status
+    assert told.value.headers["x-request-id"] == error["request_id"]
+    return told.value
+
+
+def test_a_plain_get_is_told_what_to_do(watched: Watched, nginx: Nginx) -> None:
+    for url in (watched.service.url, nginx.url):
+        response = requests.get(f"{url}/ws/chat", timeout=10)
+        assert response.status_code == 426
+        assert response.headers["Content-Type"] == "application/json"
+        assert response.headers["Upgrade"] == "websocket"
+        error = response.json()["error"]
+        assert (error["code"], error["status"]) == ("invalid_request", 426)
+        assert "nginx/sluiceway.conf" in error["message"]
+        assert requests.head(f"{url}/ws/chat", timeout=10).status_code == 426
+        assert requests.post(f"{url}/ws/chat", timeout=10).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Upgrade": ""}, 426),
+        ({"Upgrade": "h2c"}, 426),
+        ({"Connection": "keep-alive"}, 426),
+        ({"Sec-WebSocket-Version": "8"}, 426),
+        ({"Sec-WebSocket-Version": ""}, 426),
+        ({"Sec-WebSocket-Key": ""}, 400),
+        ({"Sec-WebSocket-Key": "short"}, 400),
+        ({"Content-Length": "5"}, 400),
+        ({"Authorization": ""}, 401),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://sluiceway:81"}, 403),
+        ({"Sec-WebSocket-Protocol": "sluiceway-key.x"}, 400),
+    ],
+)
+def test_a_handshake_that_is_none_is_refused(strict: Watched, headers: dict[str, str], status: int) -> None:
+    error = refused(strict, **headers)
+    assert error.status == status
+    if status == 426:
+        assert error.headers["sec-websocket-version"] == "13"
+    assert KEY not in str(error.body)
+
+
+def test_a_key_in_the_url_is_refused_and_not_repeated(strict: Watched) -> None:
+    error = refused(strict, f"/ws/chat?api_key={KEY}", Authorization="")
+    assert error.status == 401
+    assert refused(strict, "/ws/chat?model=x").status == 400
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Origin": ORIGIN}, {"Origin": "http://sluiceway"}, {"Connection": "keep-alive, Upgrade"}]
+)
+def test_who_may_connect(strict: Watched, fake_provider: FakeProvider, headers: dict[str, str]) -> None:
+    with knock(strict, **headers) as client:
+        client.say("hi")
+        assert client.answer()[1]["type"] == "done"
+
+
+def test_an_id_that_the_client_names_is_its_own(strict: Watched, fake_provider: FakeProvider) -> None:
+    with knock(strict, X_Request_ID="mine") as client:
+        assert client.headers["x-request-id"] == "mine"
+        for number in (1, 2):
+            client.say("hi")
+            assert client.answer()[1]["request_id"] == f"mine.{number}"
+
+
+# Silence, and clients that take nothing
+
+
+def test_silence_is_filled_with_pings(strict: Watched, fake_provider: FakeProvider) -> None:
+    with knock(strict) as client:
+        client.until_pinged(3)
+        client.ask("fake-stall0")
+        client.until_pinged(6)
+
+
+@pytest.mark.parametrize("model", ["", "fake-stall0"], ids=["idle", "answering"])
+def test_a_client_that_answers_no_ping_is_cut(strict: Watched, fake_provider: FakeProvider, model: str) -> None:
+    with knock(strict) as client:
+        client.answers_pings = False
+        if model:
+            client.ask(model)
+        assert client.closed() is None
+        assert client.pings >= 5
+    if model:
+        fake_provider.wait_for(lambda stats: stats.aborted == 1)
+
+
+def test_a_client_that_takes_nothing_is_cut(strict: Watched, fake_provider: FakeProvider) -> None:
+    before = strict.holds()["resident_bytes"]
+    with Client(strict.address, handshake(**BEARER), small=True) as client:
+        client.ask("fake-n200000")
+        fake_provider.wait_for(lambda stats: stats.aborted == 1, timeout_s=30)
+        assert strict.holds()["resident_bytes"] - before < 16 * 1024 * 1024
+        assert client.closed() is None
+
+
+def test_a_client_that_floods_and_takes_nothing_is_cut(strict: Watched, fake_provider: FakeProvider) -> None:
+    """What it is told of its mistakes is not kept for it either."""
+    before = strict.holds()["resident_bytes"]
+    with Client(strict.address, handshake(**BEARER), small=True) as client:
+        with pytest.raises(ConnectionError):  # noqa: PT012
+            while True:
+                client.sock.sendall(frame(TEXT, b"{") * 100)
+        assert strict.holds()["resident_bytes"] - before < 16 * 1024 * 1024
+
+
+def test_a_slow_reader_gets_all_of_it(watched: Watched, fake_provider: FakeProvider) -> None:
+    model = "fake-n50000"
+    with Client(watched.address, small=True) as client:
+        client.ask(model)
+        fake_provider.wait_for(lambda stats: stats.requests == 1)
+        eventually(lambda: requests.get(f"{watched.service.url}/healthz", timeout=10).ok)
+        settled(time.monotonic())
+        assert client.answer()[0] == answer(model).text
+
+
+# Places
+
+
+def test_sockets_beyond_the_places_are_refused_and_all_else_answers(
+    strict: Watched, fake_provider: FakeProvider
+) -> None:
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(knock(strict)) for _ in range(3)]
+        error = refused(strict)
+        assert error.status == 503
+        assert int(error.headers["retry-after"]) >= 1
+        assert "WebSockets" in error.body["error"]["message"]
+        headers = {"Authorization": f"Bearer {KEY}"}
+        body = {"prompt": "hi", "model": "fake-n3"}
+        asked = requests.post(f"{strict.service.url}/v1/streams", json=body, headers=headers, timeout=10)
+        assert asked.status_code == 200, "idle sockets take no stream's place"
+        assert requests.get(f"{strict.service.url}/healthz", timeout=10).ok
+        clients[0].leave("properly")
+        assert clients[0].closed() == 1000
+        with eventually(lambda: _quietly(strict)) as again:
+            again.say("hi")
+            assert again.answer()[1]["type"] == "done"
+
+
+def _quietly(strict: Watched) -> Client | None:
+    try:
+        return knock(strict)
+    except Refused:
+        return None
+
+
+def test_an_answer_beyond_the_places_is_refused_and_the_socket_stays(
+    strict: Watched, fake_provider: FakeProvider
+) -> None:
+    eventually(lambda: strict.holds()["open_streams"] == 0)
+    with contextlib.ExitStack() as stack:
+        body = {"prompt": "hi", "model": "fake-stall3"}
+        for _ in range(3):
+            stack.enter_context(
+                requests.post(f"{strict.service.url}/v1/streams", json=body, headers=BEARER, stream=True, timeout=10)
+            )
+        client = stack.enter_context(knock(strict))
+        client.say("hi")
+        error = client.read()
+        assert (error["code"], error["status"], error["retryable"]) == ("overloaded", 503, True)
+        stack.pop_all().close()
+    eventually(lambda: strict.holds()["open_streams"] == 0)
+    with knock(strict) as client:
+        client.say("hi")
+        assert client.answer()[1]["type"] == "done"
+
+
+def test_each_answer_is_a_stream_in_the_books(strict: Watched, fake_provider: FakeProvider) -> None:
+    def counted(outcome: str) -> float:
+        seen = Numbers(requests.get(f"{strict.service.url}/metrics", timeout=10).text)
+        return seen["sluiceway_streams_total", {"format": "ws", "outcome": outcome}]
+
+    names = ("finished", "cancelled", "error")
+    before = [counted(name) for name in names]
+    with knock(strict, X_Request_ID="books") as client:
+        for model in ("fake-n3", "fake-n9-cut4"):
+            client.ask(model)
+            client.answer()
+        client.ask("fake-stall3")
+        client.read()
+        client.say({"type": "stop"})
+        client.answer()
+    eventually(lambda: [counted(name) for name in names] == [count + 1 for count in before])
+    lines = [json.loads(line) for line in strict.service.log.splitlines() if '"request_id":"books.' in line]
+    assert [(line["format"], line["outcome"], line["cancelled_by"]) for line in lines] == [
+        ("ws", "finished", None),
+        ("ws", "error", None),
+        ("ws", "cancelled", "stop"),
+    ]
+
+
+# The end of a worker
+
+
+@pytest.mark.parametrize("name", ["HUP", "TERM"])
+def test_a_drain_closes_idle_sockets_at_once_and_the_others_after_their_answer(
+    start_service: Callable[..., Service], start_nginx: Callable[..., Nginx], fake_provider: FakeProvider, name: str
+) -> None:
+    service = start_service({**fake_provider.env, "SLUICEWAY_SERVER__DRAIN_S": "5"}, "--workers", "1")
+    nginx = start_nginx(address(service))
+    with contextlib.ExitStack() as stack:
+        direct, behind = ("127.0.0.1", service.port), ("127.0.0.1", nginx.port)
+        idle, ending, endless = ([stack.enter_context(Client(at)) for at in (direct, behind) * 10] for _ in range(3))
+        for client in ending:
+            client.ask("fake-n50-i20")
+        for client in endless:
+            client.ask(ENDLESS)
+        for client in ending + endless:
+            client.read()
+        service.process.send_signal(getattr(signal, f"SIG{name}"))
+        assert [client.closed() for client in idle] == [1001] * 20
+        assert fake_provider.stats().open_streams >= 20, "idle ones do not wait for the others"
+        ends = [client.answer()[1] for client in ending]
+        assert [end["type"] for end in ends] == ["done"] * 20
+        assert [client.closed() for client in ending] == [1001] * 20
+        ends = [client.answer()[1] for client in endless]
+        assert [end.get("code") for end in ends] == ["draining"] * 20
+        assert [client.closed() for client in endless] == [1001] * 20
+        fake_provider.wait_for(lambda stats: stats.open_streams == 0)
+    if name == "HUP":
+        service.process.send_signal(signal.SIGTERM)
+    assert_exits(service, within_s=60)
+
+
+def test_sockets_that_do_not_answer_hold_no_worker_up(
+    start_service: Callable[..., Service], fake_provider: FakeProvider
+) -> None:
+    service = start_service({**fake_provider.env, "SLUICEWAY_SERVER__DRAIN_S": "0.2"}, "--workers", "1")
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            client = stack.enter_context(Client(("127.0.0.1", service.port), small=True))
+            client.ask("fake-n200000")
+            stack.enter_context(Client(("127.0.0.1", service.port)))
+        fake_provider.wait_for(lambda stats: stats.open_streams == 20)
+        service.process.send_signal(signal.SIGINT)
+        assert_exits(service, within_s=60)
+
+
+# Other servers, other clients
+
+
+@pytest.fixture(scope="module", params=["gthread", "flask run"])
+def threaded(
+    request: pytest.FixtureRequest,
+    start_service: Callable[..., Service],
+    fake_provider_server: FakeProvider,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service | FlaskServer]:
+    folder = tmp_path_factory.mktemp("threads")
+    env = {
+        **fake_provider_server.env,
+        "SLUICEWAY_STORE__URL": f"sqlite:///{folder / 'streams.db'}",
+        "SLUICEWAY_SERVER__HEARTBEAT_S": "0.2",
+    }
+    server: Service | FlaskServer
+    if request.param == "gthread":
+        server = start_service(env, "--config", os.devnull, "--worker-class", "gthread", "--threads", "16")
+    else:
+        server = FlaskServer(env, folder / "log")
+    yield server
+    server.stop()
+
+
+def test_without_gevent(threaded: Service | FlaskServer, fake_provider: FakeProvider) -> None:
+    at = ("127.0.0.1", threaded.port)
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Client(at)) for _ in range(8)]
+        for turn in ("first", "second"):
+            for client in clients:
+                client.ask("fake-n20-i10", turn)
+            assert [client.answer()[0] for client in clients] == [answer("fake-n20-i10").text] * 8
+        assert len(said_to(fake_provider)) == 3
+        for client in clients:
+            client.ask(ENDLESS)
+        for client in clients:
+            client.read()
+        for client in clients[:4]:
+            client.say({"type": "stop"})
+            assert client.answer()[1]["reason"] == "cancelled"
+            client.leave("properly")
+            assert client.closed() == 1000
+        for client in clients[4:]:
+            client.leave("reset")
+        fake_provider.wait_for(lambda stats: stats.open_streams == 0)
+    with Client(at) as client:
+        client.sock.sendall(frame(BINARY, b"x"))
+        assert client.closed() == 1003
+    assert requests.get(f"{threaded.url}/ws/chat", timeout=10).status_code == 426
+
+
+def test_a_client_of_another_family(at: Address, fake_provider: FakeProvider) -> None:
+    assert not isinstance(at, str)
+    with connect(f"ws://{at[0]}:{at[1]}/ws/chat", origin=None) as client:
+        client.send(json.dumps({"message": "hi", "model": "fake-n20"}))
+        texts = []
+        for message in client:
+            said = json.loads(message)
+            if said["type"] != "chunk":
+                break
+            texts.append(said["text"])
+        assert "".join(texts) == answer("fake-n20").text
+        assert client.ping().wait(10)
+    assert client.close_code == 1000
+
+
+IN_THE_PAGE = """([url, key]) => new Promise((done) => {
+  const socket = new WebSocket(url, key ? ["sluiceway", "sluiceway-key." + encodeURIComponent(key)] : [])
+  const said = {text: "", protocol: null}
+  socket.onopen = () => { said.protocol = socket.protocol; socket.send(JSON.stringify({message: "hi"})) }
+  socket.onmessage = ({data}) => {
+    const message = JSON.parse(data)
+    if (message.type === "chunk") { said.text += message.text } else { said.last = message; socket.close() }
+  }
+  socket.onclose = ({code}) => done({...said, code})
+})"""
+
+
+def test_a_browsers_own_socket(chromium: Browser, watched: Watched, nginx: Nginx, fake_provider: FakeProvider) -> None:
+    """From a page of the same origin; and a page of another one is refused."""
+    page = chromium.new_page()
+    for url in (watched.service.url, nginx.url):
+        page.goto(f"{url}/healthz")
+        said = page.evaluate(IN_THE_PAGE, [url.replace("http", "ws") + "/ws/chat", ""])
+        assert (said["text"], said["last"]["type"], said["code"]) == (answer("fake-n5").text, "done", 1005)
+        other = url.replace("127.0.0.1", "localhost").replace("http", "ws")
+        assert page.evaluate(IN_THE_PAGE, [f"{other}/ws/chat", ""])["code"] == 1006
+    page.close()
+
+
+def test_a_browser_sends_its_key_as_a_subprotocol(
+    chromium: Browser, strict: Watched, fake_provider: FakeProvider
+) -> None:
+    page = chromium.new_page()
+    page.goto(f"{strict.service.url}/healthz")
+    url = strict.service.url.replace("http", "ws") + "/ws/chat"
+    said = page.evaluate(IN_THE_PAGE, [url, KEY])
+    assert (said["text"], said["protocol"]) == (answer("fake-n5").text, "sluiceway")
+    for key in ("", "wrong"):
+        assert page.evaluate(IN_THE_PAGE, [url, key])["code"] == 1006
+    page.close()
+    assert KEY not in strict.service.log
