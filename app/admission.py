@@ -43,8 +43,8 @@ class Admission:
         self._open.discard(cancel)
 
     def sit(self, leave: Hook) -> None:
-        """Take a seat; `leave` is called when the worker is about to end, and does not wait. Raises `Overloaded` where
-        there is none, `Draining` once all had to end."""
+        """Take a seat; `leave` is called when the worker is about to end, and again when all have to. It does not wait.
+        Raises `Overloaded` where there is no seat, `Draining` once all had to end."""
         if self.ended:
             raise _draining()
         if len(self._seated) >= self._max_streams:
@@ -69,6 +69,8 @@ class Admission:
         self.ended = True
         for cancel in tuple(self._open):
             cancel.set(_draining())
+        for leave in tuple(self._seated):
+            leave()
 
 
 def _draining() -> Draining:

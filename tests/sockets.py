@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from callers import LINGER_0, Address
-from wsproto.connection import CLIENT, Connection
+from wsproto.connection import CLIENT, Connection, ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
 
 DEADLINE_S = 20.0
@@ -163,14 +163,14 @@ class Client:
                     self._text = ""
             case Ping():
                 self.pings += 1
-                if self.answers_pings:
+                if self.answers_pings and self.protocol.state is ConnectionState.OPEN:
                     with contextlib.suppress(ConnectionError):  # it was sent before the end that comes now
                         self.send(event.response())
             case Pong(payload=payload):
                 self.pongs.append(bytes(payload))
             case CloseConnection(code=code):
                 self._code = int(code)
-                if self.protocol.state.name == "REMOTE_CLOSING":
+                if self.protocol.state is ConnectionState.REMOTE_CLOSING:
                     self.send(event.response())
 
     def leave(self, way: str) -> None:

@@ -8,24 +8,29 @@ import json
 import os
 import signal
 import socket
+import ssl
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from callers import Address, Watched, percentile, settled, shown
 from callers import watched as under_watch
-from conftest import Service, eventually
+from conftest import ROOT, Service, eventually, free_port
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from playwright.sync_api import Browser
 from scraped import Numbers
 from sockets import Client, Refused, frame, handshake
 from test_drain import assert_exits
-from test_nginx import Nginx, address, nginx_binary, start_nginx
+from test_nginx import Nginx, address, key, nginx_binary, start_nginx
 from test_page import chromium
 from test_threads import FlaskServer
 from websockets.sync.client import connect
@@ -33,7 +38,7 @@ from wsproto.events import CloseConnection, Ping
 
 from app.testing import FakeProvider, answer, text_after
 
-__all__ = ["chromium", "nginx_binary", "start_nginx"]  # fixtures
+__all__ = ["chromium", "key", "nginx_binary", "start_nginx"]  # fixtures
 
 P50_MS, P99_MS = 200.0, 1000.0  # as in test_departure.py: what is promised is printed
 ENDLESS = "fake-n100000-i20"
@@ -770,8 +775,9 @@ def test_a_drain_closes_idle_sockets_at_once_and_the_others_after_their_answer(
     assert_exits(service, within_s=60)
 
 
+@pytest.mark.parametrize("name", ["TERM", "INT"])
 def test_sockets_that_do_not_answer_hold_no_worker_up(
-    start_service: Callable[..., Service], fake_provider: FakeProvider
+    start_service: Callable[..., Service], fake_provider: FakeProvider, name: str
 ) -> None:
     service = start_service({**fake_provider.env, "SLUICEWAY_SERVER__DRAIN_S": "0.2"}, "--workers", "1")
     with contextlib.ExitStack() as stack:
@@ -780,20 +786,21 @@ def test_sockets_that_do_not_answer_hold_no_worker_up(
             client.ask("fake-n200000")
             stack.enter_context(Client(("127.0.0.1", service.port)))
         fake_provider.wait_for(lambda stats: stats.open_streams == 20)
-        service.process.send_signal(signal.SIGINT)
-        assert_exits(service, within_s=60)
+        service.process.send_signal(getattr(signal, f"SIG{name}"))
+        assert_exits(service, within_s=25)  # gunicorn's own end for those who don't is at 30
 
 
 # Other servers, other clients
 
 
-@pytest.fixture(scope="module", params=["gthread", "flask run"])
-def threaded(
+@pytest.fixture(scope="module", params=["gthread", "flask run", "gevent"])
+def elsewhere(
     request: pytest.FixtureRequest,
     start_service: Callable[..., Service],
     fake_provider_server: FakeProvider,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service | FlaskServer]:
+    """Threads, and gunicorn's own gevent worker."""
     folder = tmp_path_factory.mktemp("threads")
     env = {
         **fake_provider_server.env,
@@ -803,14 +810,16 @@ def threaded(
     server: Service | FlaskServer
     if request.param == "gthread":
         server = start_service(env, "--config", os.devnull, "--worker-class", "gthread", "--threads", "16")
+    elif request.param == "gevent":
+        server = start_service(env, "--config", os.devnull, "--worker-class", "gevent")
     else:
         server = FlaskServer(env, folder / "log")
     yield server
     server.stop()
 
 
-def test_without_gevent(threaded: Service | FlaskServer, fake_provider: FakeProvider) -> None:
-    at = ("127.0.0.1", threaded.port)
+def test_other_servers(elsewhere: Service | FlaskServer, fake_provider: FakeProvider) -> None:
+    at = ("127.0.0.1", elsewhere.port)
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Client(at)) for _ in range(8)]
         for turn in ("first", "second"):
@@ -833,7 +842,56 @@ def test_without_gevent(threaded: Service | FlaskServer, fake_provider: FakeProv
     with Client(at) as client:
         client.sock.sendall(frame(BINARY, b"x"))
         assert client.closed() == 1003
-    assert requests.get(f"{threaded.url}/ws/chat", timeout=10).status_code == 426
+    assert requests.get(f"{elsewhere.url}/ws/chat", timeout=10).status_code == 426
+
+
+def test_gunicorns_own_tls(key: Path, fake_provider: FakeProvider, tmp_path: Path) -> None:
+    """Where what can be read of the socket is not what has come."""
+    port = free_port()
+    command = [Path(sys.executable).with_name("gunicorn"), "wsgi:app", "--bind", f"127.0.0.1:{port}", "--workers", "1"]
+    store = {"SLUICEWAY_STORE__URL": f"sqlite:///{tmp_path}/streams.db", "SLUICEWAY_SERVER__HEARTBEAT_S": "0.1"}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--certfile", key, "--keyfile", key],
+            cwd=ROOT,
+            env={**os.environ, **fake_provider.env, **store},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        url = f"https://127.0.0.1:{port}"
+        trusting = ssl.create_default_context(cafile=str(key))
+        trusting.check_hostname = False  # it has no more than a common name
+
+        def answers() -> bool:
+            with contextlib.suppress(OSError):
+                return urllib.request.urlopen(f"{url}/healthz", timeout=5, context=trusting).status == 200  # noqa: S310
+            return False
+
+        eventually(answers, within_s=60)
+        with connect(f"wss://127.0.0.1:{port}/ws/chat", ssl=trusting) as client:
+            for size in (1, 100_000):
+                client.send(json.dumps({"message": "x" * size, "model": "fake-n200-i1"}))
+                texts = []
+                while (said := json.loads(client.recv(20)))["type"] == "chunk":
+                    texts.append(said["text"])
+                assert "".join(texts) == answer("fake-n200-i1").text
+            client.send(json.dumps({"message": "x", "model": ENDLESS}))
+            client.recv(20)
+            client.send('{"type": "stop"}')
+            while (said := json.loads(client.recv(20)))["type"] == "chunk":
+                pass
+            assert said["reason"] == "cancelled"
+            client.send(json.dumps({"message": "x", "model": "fake-stall0"}))
+            fake_provider.wait_for(lambda stats: stats.open_streams == 1)
+        fake_provider.wait_for(lambda stats: stats.aborted == 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        said = (tmp_path / "log").read_text()
+        assert "Traceback" not in said, said
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_client_of_another_family(at: Address, fake_provider: FakeProvider) -> None:
@@ -883,7 +941,7 @@ def test_a_browser_sends_its_key_as_a_subprotocol(
     url = strict.service.url.replace("http", "ws") + "/ws/chat"
     said = page.evaluate(IN_THE_PAGE, [url, KEY])
     assert (said["text"], said["protocol"]) == (answer("fake-n5").text, "sluiceway")
-    for key in ("", "wrong"):
-        assert page.evaluate(IN_THE_PAGE, [url, key])["code"] == 1006
+    for wrong in ("", "wrong"):
+        assert page.evaluate(IN_THE_PAGE, [url, wrong])["code"] == 1006
     page.close()
     assert KEY not in strict.service.log

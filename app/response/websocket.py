@@ -205,7 +205,7 @@ class WebSocket:
                 poll = select.poll()
                 poll.register(self._sock.fileno(), select.POLLOUT)
             # The kernel tells of room only when a third of its buffer is free, but takes more as soon as any is.
-            poll.poll(min(self._write_timeout_s / 4, within_s) * 1000)
+            poll.poll(min(self._write_timeout_s / 4, within_s, CLOSE_S) * 1000)
         if self.gone:
             raise Gone
 
@@ -260,6 +260,10 @@ class WebSocket:
         """Close it then, unless a message comes before."""
         self._expires = at
         self._waiter.wake()
+
+    def hasten(self) -> None:
+        """From now on a client that takes nothing is not waited for."""
+        self._write_timeout_s = min(self._write_timeout_s, CLOSE_S)
 
     def end(self) -> None:
         """By who reads, when nobody else uses it any more: the server may close the socket after that."""

@@ -166,7 +166,11 @@ class Talk:
     def leave(self) -> None:
         """The worker is about to end: so does this connection, once no answer is running."""
         self._leaving = True
-        if self._answer is None and self._upgraded:
+        if not self._upgraded:
+            return
+        if self._house.admission.ended:
+            self._socket.hasten()
+        if self._answer is None:
             self._socket.expire(time.monotonic())
 
     def _take(self, text: str) -> None:
