@@ -865,7 +865,7 @@ def test_gunicorns_own_tls(key: Path, fake_provider: FakeProvider, tmp_path: Pat
 
         def answers() -> bool:
             with contextlib.suppress(OSError):
-                return urllib.request.urlopen(f"{url}/healthz", timeout=5, context=trusting).status == 200  # noqa: S310
+                return urllib.request.urlopen(f"{url}/healthz", timeout=60, context=trusting).status == 200  # noqa: S310
             return False
 
         eventually(answers, within_s=60)
