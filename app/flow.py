@@ -35,7 +35,6 @@ from .response import Batches, streamed, whole
 from .shaped import Source, shaped
 from .stores import Record
 from .targets import Target
-from .tools import ServedTool
 
 
 def answer(

@@ -2,8 +2,9 @@
 
 Each way a message is a text, one a frame. To us: the user's words as they are, or a JSON object, which is what begins
 with `{` (and an array, which is a mistake): `{"message"}` with any other field of the native body, `{"system"}` alone,
-or `{"type": "stop"}`. From us: JSON objects by `type`, `chunk`, `done` and `error`; `tool_call_start` and `tool_call`,
-as natively, where an answer calls a tool; and no others. Reasoning is no text.
+or `{"type": "stop"}`. From us: JSON objects by `type`, `chunk`, `done` and `error`; as natively, `tool_call_start`,
+`tool_call` and `tool_result` where an answer calls a tool, and `object` where it is one; and no others. Reasoning is no
+text.
 
 Not in the registry: what it writes is no body.
 """
@@ -17,7 +18,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from ..errors import InvalidRequest, PayloadTooLarge, SluicewayError
-from ..events import Event, Failed, Finished, TextDelta, ToolCallEnded, ToolCallStarted
+from ..events import Event, Failed, Finished, ObjectPartial, TextDelta, ToolCallEnded, ToolCallStarted, ToolOutput
 from ..request import ChatRequest, Message
 from .base import error_object, json_bytes
 from .native import NativeSSE, plain
@@ -97,7 +98,7 @@ class Encoder:
             match event:
                 case TextDelta(text=text):
                     said.append(text)
-                case ToolCallStarted() | ToolCallEnded():
+                case ToolCallStarted() | ToolCallEnded() | ToolOutput() | ObjectPartial():
                     self._say(said, out)
                     out.append(json_bytes(plain(event)))
                 case Finished():

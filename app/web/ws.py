@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 import pydantic_core
 from flask import Blueprint, Request, Response, request
 
-from ..answers import Answer
+
 from ..errors import (
     Busy,
     Cancelled,
