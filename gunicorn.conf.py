@@ -29,6 +29,8 @@ from typing import Any, ClassVar
 
 import gevent
 import gevent.socket
+import gunicorn.http.message
+import gunicorn.http.parser
 import gunicorn.http.wsgi
 import gunicorn.util
 from gevent.server import StreamServer
@@ -178,6 +180,25 @@ class _App:
 
 
 gunicorn.http.wsgi.Response = _Response
+
+
+class _Request(gunicorn.http.message.Request):
+    """Asks once for each address whether it may say what a proxy says (`forwarded_allow_ips`): to find that out takes
+    as long as to parse the rest of a short head."""
+
+    def _peer_is_trusted_proxy(self) -> bool:
+        if not isinstance(self.peer_addr, tuple):
+            return bool(super()._peer_is_trusted_proxy())
+        trusted = _trusted.get(self.peer_addr[0])
+        if trusted is None:
+            if len(_trusted) >= 1000:
+                _trusted.clear()
+            trusted = _trusted[self.peer_addr[0]] = bool(super()._peer_is_trusted_proxy())
+        return trusted
+
+
+_trusted: dict[str, bool] = {}
+gunicorn.http.parser.RequestParser.mesg_class = _Request
 
 
 class _Server(StreamServer):
@@ -460,6 +481,8 @@ gunicorn.util.write_error = _write_error
 
 
 def post_worker_init(worker: Any) -> None:
+    # gunicorn reads a setting by a failing look-up and two calls, some forty times a request; a worker's stay the same.
+    vars(worker.cfg).update({name: setting.get() for name, setting in worker.cfg.settings.items()})
     # Python's collector walks all that lives: the SDKs' modules, and some hundred objects a stream. So what is there
     # when the app is loaded is never looked at again, and the rest less often (1,000 streams: 5 % of the CPU, and half
     # of the latency's p99).
