@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import ssl
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +13,19 @@ import httpx2
 import openai
 import pytest
 
+from app.cancel import Cancel
+from app.clock import Clock
 from app.providers.prepared import Prepared
+from app.transport import clocked
+from app.transport.client import Body, Client, Transport
 
 
 class _OpenAI(Prepared, openai.OpenAI):
     pass
+
+
+class _Straight(Prepared, openai.OpenAI):
+    straight = True
 
 
 class _Anthropic(Prepared, anthropic.Anthropic):
@@ -24,6 +34,7 @@ class _Anthropic(Prepared, anthropic.Anthropic):
 
 KINDS = {
     "openai": (_OpenAI, openai.OpenAI, openai.Stream[object], "/chat/completions"),
+    "openai, straight": (_Straight, openai.OpenAI, openai.Stream[object], "/chat/completions"),
     "anthropic": (_Anthropic, anthropic.Anthropic, anthropic.Stream[object], "/v1/messages"),
 }
 PAYLOADS: list[dict[str, Any]] = [
@@ -33,6 +44,29 @@ PAYLOADS: list[dict[str, Any]] = [
 ]
 
 
+class _Noting(Transport):
+    """Notes what it is to send, and sends nothing."""
+
+    def __init__(self, sent: list[httpx2.Request]) -> None:
+        super().__init__(ssl.create_default_context())
+        self._sent = sent
+
+    def begin(self, request: httpx2.Request) -> Body:
+        self._sent.append(request)
+        return _Unsent()
+
+
+class _Unsent(Body):
+    def __init__(self) -> None:
+        pass
+
+    def head(self, until: float = math.inf) -> httpx2.Response:
+        return httpx2.Response(200)
+
+    def close(self) -> None:
+        pass
+
+
 class _Wire:
     """Both clients' way to a provider that notes what it is sent."""
 
@@ -40,8 +74,9 @@ class _Wire:
         ours, theirs, self.stream_cls, self.path = KINDS[kind]
         self.sent: list[httpx2.Request] = []
         common = {"api_key": "sk-x", "base_url": "http://provider.test/base/v1", "max_retries": 0, **options}
-        self.ours: Any = ours(**common, http_client=self._http())
-        self.theirs: Any = theirs(**common, http_client=self._http())
+        http = (lambda: Client(_Noting(self.sent))) if ours.straight else self._http
+        self.ours: Any = ours(**common, http_client=http())
+        self.theirs: Any = theirs(**common, http_client=http())
 
     def _http(self) -> httpx2.Client:
         def handle(request: httpx2.Request) -> httpx2.Response:
@@ -52,7 +87,8 @@ class _Wire:
 
     def ask(self, payload: Mapping[str, Any], headers: Mapping[str, str], read_s: float) -> None:
         """The same request by the one and by the other."""
-        timeout = httpx2.Timeout(read_s)
+        clock = Clock(first_token_s=read_s, idle_s=read_s, total_s=read_s, now=lambda: 0.0)
+        timeout = clocked(clock, Cancel(), connect_s=1.0)
         self.ours.ask(self.path, payload, headers=headers, timeout=timeout, stream_cls=self.stream_cls).close()
         self.theirs.post(
             self.path,

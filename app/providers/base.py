@@ -113,8 +113,8 @@ class HttpUpstream:
         secret: str,
     ) -> None:
         """`ask` is an SDK's call with `cast_to=httpx2.Response`: declared as a Stream, it is that response, unread.
-        `refused` is the base of what it raises. `id_header`, in lower case, is where the provider names the request.
-        Raises `ProviderError`."""
+        `refused` is the base of what it raises beside httpx2's errors. `id_header`, in lower case, is where the
+        provider names the request. Raises `ProviderError`."""
         self.reader = reader
         self._provider = provider
         self._clock = clock
@@ -133,7 +133,7 @@ class HttpUpstream:
     def _ask(self, ask: Callable[[], Any], refused: type[Exception]) -> httpx2.Response:
         try:
             response: httpx2.Response = ask()
-        except refused as exc:
+        except (refused, httpx2.HTTPError) as exc:
             raise sdk_failure(self._provider, exc, self._clock, id_header=self._id_header, secret=self._secret) from exc
         return response
 

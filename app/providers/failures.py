@@ -97,7 +97,7 @@ def provider_failure(
 
 
 def sdk_failure(provider: str, exc: Exception, clock: Clock, *, id_header: str, secret: str) -> ProviderError:
-    """Our error for what a sync SDK client raised before the body.
+    """Our error for what a sync SDK client, or httpx2 under it, raised before the body.
 
     Both SDKs raise classes of the same shape: with `response` for an HTTP status, otherwise with httpx2's exception as
     the cause.
@@ -105,8 +105,8 @@ def sdk_failure(provider: str, exc: Exception, clock: Clock, *, id_header: str, 
     response: httpx2.Response | None = getattr(exc, "response", None)
     if response is not None:
         return refusal(provider, response, id_header=id_header, secret=secret)
-    timed_out = isinstance(exc.__cause__, httpx2.TimeoutException)
-    return (clock.alarm() if timed_out else None) or broken_off(provider, exc.__cause__)
+    cause = exc if isinstance(exc, httpx2.HTTPError) else exc.__cause__
+    return (clock.alarm() if isinstance(cause, httpx2.TimeoutException) else None) or broken_off(provider, cause)
 
 
 def refusal(provider: str, response: httpx2.Response, *, id_header: str, secret: str) -> ProviderError:

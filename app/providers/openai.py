@@ -28,7 +28,7 @@ from .prepared import Prepared
 
 
 class _Client(Prepared, openai.OpenAI):
-    pass
+    straight = True
 
 
 class OpenAI:
