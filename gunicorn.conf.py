@@ -11,7 +11,9 @@ monkey.patch_all()
 
 import atexit
 import contextlib
+import email.utils
 import errno
+import functools
 import gc
 import ipaddress
 import json
@@ -88,11 +90,12 @@ class _ClientSocket(gevent.socket.socket):
         return data
 
 
-# gunicorn's own: HUP executes this file again, and would put ours on top of ours.
-_Plain = next(kind for kind in gunicorn.http.wsgi.Response.__mro__ if kind.__module__ == "gunicorn.http.wsgi")
+def _plain(kind: Any) -> Any:
+    """gunicorn's own: HUP executes this file again, and would put ours on top of ours."""
+    return next(one for one in kind.__mro__ if one.__module__ == "gunicorn.http.wsgi")
 
 
-class _Response(_Plain):
+class _Response(_plain(gunicorn.http.wsgi.Response)):  # type: ignore[misc]
     """Writes a chunk in one step, and the first one together with the headers.
 
     gunicorn's own `write` goes through five functions for each, to check what is settled once the headers are sent. It
@@ -180,6 +183,32 @@ class _App:
 
 
 gunicorn.http.wsgi.Response = _Response
+
+
+class _Errors(_plain(gunicorn.http.wsgi.WSGIErrorsWrapper)):  # type: ignore[misc]
+    """`wsgi.errors`, which finds out where to write when something is written, not for every request."""
+
+    def __init__(self, cfg: Any) -> None:
+        self._cfg = cfg
+
+    def write(self, data: Any) -> None:
+        super().__init__(self._cfg)
+        super().write(data)
+
+
+gunicorn.http.wsgi.WSGIErrorsWrapper = _Errors
+
+
+@functools.lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return email.utils.formatdate(second, usegmt=True)
+
+
+def _http_date(timestamp: float | None = None) -> str:
+    return _date(int(time.time() if timestamp is None else timestamp))
+
+
+gunicorn.util.http_date = _http_date  # formatted once a second
 
 
 class _Request(gunicorn.http.message.Request):
