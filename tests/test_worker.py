@@ -95,9 +95,22 @@ limits.append(worker.timeout_ctx().seconds)
 worker.cfg.keepalive = 2
 print(limits, worker.timeout_ctx().seconds)
 
-# HUP executes the file again: its response stands on gunicorn's own, not on the one before.
+# HUP executes the file again: its classes stand on gunicorn's own, not on those before.
 again = runpy.run_path("gunicorn.conf.py")
-assert again["_Response"].__mro__[1] is config["_Response"].__mro__[1]
+for name in ("_Response", "_Request", "_Errors"):
+    assert again[name].__mro__[1] is config[name].__mro__[1]
+
+# Only a peer of forwarded_allow_ips says what a proxy says, whoever was asked about before it.
+from gunicorn.config import Config
+from gunicorn.http import RequestParser
+
+HEAD = b"GET / HTTP/1.1\\r\\nHost: a\\r\\nX-Forwarded-Proto: https\\r\\n\\r\\n"
+cfg = Config()
+again["post_worker_init"](SimpleNamespace(cfg=cfg, wsgi=None))
+peers = [("10.0.0.1", 1), ("127.0.0.1", 1), ("10.0.0.1", 2), ("127.0.0.1", 2), ("::1", 1, 0, 0), b""]
+print([next(RequestParser(cfg, [HEAD], peer)).scheme for peer in peers])
+scripts = [HEAD.replace(b"X-Forwarded-Proto", b"SCRIPT_NAME")]
+print(["SCRIPT_NAME" in dict(next(RequestParser(cfg, scripts, peer)).headers) for peer in peers])
 """
 
 
@@ -112,4 +125,6 @@ def test_the_worker_beneath_the_streams() -> None:
         "[Errno 32] the client is gone: [Errno 32] Broken pipe",
         "[10, 50, 200] 1",
         "[15, 75] 2",
+        "['http', 'https', 'http', 'https', 'https', 'https']",
+        "[False, True, False, True, True, True]",
     ]
