@@ -24,7 +24,6 @@ from urllib.parse import unquote, urlsplit
 import pydantic_core
 from flask import Blueprint, Request, Response, request
 
-
 from ..errors import (
     Busy,
     Cancelled,
@@ -44,6 +43,7 @@ from ..registry import nearest
 from ..request import ChatRequest
 from ..response import Upgraded, WebSocket
 from ..response.websocket import Gone, can_upgrade, is_key
+from ..shaped import Source
 from ..task import Task
 from .cors import welcome
 from .serving import authorize, dress, handed_out, house, json_object, query_body, request_id
@@ -131,7 +131,7 @@ class Talk:
         self._upgraded = False
         self._conversation = Conversation(here.settings.server.max_body_bytes)
         self._answers = 0
-        self._answer: Answer | None = None  # the one that is running
+        self._answer: Source | None = None  # the one that is running
         self._task: Task[None] | None = None  # that writes it, or has nothing left to do but to return
         self._leaving = False
 
@@ -212,7 +212,7 @@ class Talk:
         self._answer = answer
         self._task = Task(lambda: self._write(answer, asked))
 
-    def _write(self, answer: Answer, asked: ChatRequest) -> None:
+    def _write(self, answer: Source, asked: ChatRequest) -> None:
         """The answer, to its end; never raises."""
         server = self._house.settings.server
         encoder = Encoder(answer.request_id, server.max_body_bytes)
@@ -239,7 +239,7 @@ class Talk:
         if self._leaving:
             self._socket.expire(time.monotonic())
 
-    def _written(self, answer: Answer, encoder: Encoder) -> list[bytes]:
+    def _written(self, answer: Source, encoder: Encoder) -> list[bytes]:
         """All but the answer's last messages, which it returns."""
         silence_s = self._house.settings.server.heartbeat_s
         push, flush = self._socket.push, self._socket.flush
