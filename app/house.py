@@ -23,8 +23,8 @@ class House(msgspec.Struct, frozen=True):
     providers: Mapping[str, Provider]
     admission: Admission
     breakers: Breakers
-    tools: Tools
-    around: Callable[[], AbstractContextManager[object]]  # a call of a tool of ours: the app's context
+    tools: Tools = msgspec.field(default_factory=Tools)
+    around: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext  # of a tool's call: the app's context
 
 
 def build(

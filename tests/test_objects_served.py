@@ -37,19 +37,19 @@ base_url = "{url}"
 api_key_env = "OPENAI_API_KEY"
 
 [models."falls-back"]
-target = "openai/fake-by3"
-fallbacks = ["anthropic/fake-by4"]
+target = "openai/fake-i10-by3"
+fallbacks = ["anthropic/fake-i10-by4"]
 
 [models."breaks-off"]
-target = "openai/fake-by3-cut9"
-fallbacks = ["anthropic/fake-by4"]
+target = "openai/fake-i10-by3-cut9"
+fallbacks = ["anthropic/fake-i10-by4"]
 
 [models."goes-on"]
-target = "openai/fake-by3-cut9"
+target = "openai/fake-i10-by3-cut9"
 fallbacks = ["continues"]
 
 [models."continues"]
-target = "anthropic/fake-by4-cont"
+target = "anthropic/fake-i10-by4-cont"
 prefill = true
 """
 
@@ -90,14 +90,14 @@ def of_type(events: list[dict[str, Any]], kind: str, field: str) -> list[Any]:
 
 
 def assert_grown(shown: list[Any], last: Any = VALUE) -> None:
-    assert len(shown) > 3
+    assert len(shown) > 1, "it grows"
     assert all(grows_into(one, other) and one != other for one, other in pairwise(shown))
     assert shown[-1] == last
 
 
 @pytest.mark.parametrize("provider", ["openai", "responses", "anthropic"])
 def test_the_object_grows_beside_its_text(service: Service, fake_provider: FakeProvider, provider: str) -> None:
-    events = frames(ask(service, f"{provider}/fake-by3"))
+    events = frames(ask(service, f"{provider}/fake-i10-by3"))
     assert "".join(of_type(events, "text", "text")) == TEXT
     assert_grown(of_type(events, "object", "partial"))
     kinds = [event["type"] for event in events]
@@ -123,7 +123,8 @@ def asked_for(body: Any) -> Any:
 def test_strict_name_and_description_go_along(service: Service, fake_provider: FakeProvider, provider: str) -> None:
     said = {"name": "trip", "description": "A trip.", "schema": SCHEMA, "strict": True}
     for form in ({"type": "json_schema", "json_schema": said}, {"type": "json_schema", **said}):
-        assert_grown(of_type(frames(ask(service, f"{provider}/fake-by3", response_format=form)), "object", "partial"))
+        answered = ask(service, f"{provider}/fake-i10-by3", response_format=form)
+        assert_grown(of_type(frames(answered), "object", "partial"))
     known = {"schema": SCHEMA} if provider == "anthropic" else said  # whose own is always strict, and has no name
     for request in fake_provider.requests:
         told = asked_for(request.body)
@@ -165,10 +166,10 @@ def test_a_violation_is_an_error_of_its_own(service: Service, fake_provider: Fak
     assert (line["outcome"], line["code"], line["attempts"]) == ("error", "stream_broken", 1)
     assert line["output_tokens"] > 0
     (request,) = fake_provider.requests
-    assert request.body["model"] == "fake-by3"
+    assert request.body["model"] == "fake-i10-by3"
     assert [after - then for then, after in zip(before, counts(service), strict=True)] == [1, 1, 0]
 
-    assert ask(service, "openai/fake-by3", stream=False).json()["object"] == VALUE
+    assert ask(service, "openai/fake-i10-by3", stream=False).json()["object"] == VALUE
 
 
 def counts(service: Service) -> tuple[float, ...]:
@@ -183,7 +184,7 @@ def counts(service: Service) -> tuple[float, ...]:
 
 def test_a_fenced_object_is_not_what_was_asked_for(service: Service) -> None:
     fenced = f"```json\n{TEXT}\n```"
-    events = frames(ask(service, "openai/fake-by3", fenced))
+    events = frames(ask(service, "openai/fake-i10-by3", fenced))
     assert "it is no JSON: expected value at line 1 column 1" in events[-1]["message"]
     assert "".join(of_type(events, "text", "text")) == fenced
 
@@ -232,7 +233,7 @@ ROUTES = {
 def test_a_schema_that_can_t_be_used_is_the_client_s(
     service: Service, fake_provider: FakeProvider, route: str, schema: Any
 ) -> None:
-    own = {"model": "openai/fake-by3", "response_format": schema}
+    own = {"model": "openai/fake-i10-by3", "response_format": schema}
     body = {**ROUTES[route], "forwardedProps": own} if route == "/agui" else {**ROUTES[route], **own}
     response = requests.post(f"{service.url}{route}", json=body, timeout=30)
     assert response.status_code == 400
@@ -249,13 +250,13 @@ def chat(service: Service, model: str, text: str, **more: Any) -> requests.Respo
 
 
 def test_the_ai_sdk_s_part_keeps_its_id(service: Service) -> None:
-    parts = [part for part in frames(chat(service, "openai/fake-by3", TEXT)) if part["type"] == "data-object"]
+    parts = [part for part in frames(chat(service, "openai/fake-i10-by3", TEXT)) if part["type"] == "data-object"]
     assert len({part["id"] for part in parts}) == 1
     assert_grown([part["data"] for part in parts])
 
 
 def test_ag_ui_s_own_kind_of_event(service: Service) -> None:
-    asked = {"model": "openai/fake-by3", "response_format": SCHEMA}
+    asked = {"model": "openai/fake-i10-by3", "response_format": SCHEMA}
     messages = [{"id": "1", "role": "user", "content": TEXT}]
     body = {**ROUTES["/agui"], "messages": messages, "forwardedProps": asked}
     events = frames(requests.post(f"{service.url}/agui", json=body, timeout=60))
@@ -264,7 +265,7 @@ def test_ag_ui_s_own_kind_of_event(service: Service) -> None:
 
 @pytest.mark.parametrize("text", [TEXT, WRONG], ids=["as wanted", "violated"])
 def test_a_stream_that_is_read_again_shows_the_same(service: Service, text: str) -> None:
-    first = ask(service, "openai/fake-by3", text, resumable=True)
+    first = ask(service, "openai/fake-i10-by3", text, resumable=True)
     events = frames(first)
     assert events[-1]["type"] == ("finish" if text == TEXT else "error")
     again = requests.get(f"{service.url}{first.headers['Location']}", timeout=30)
@@ -284,7 +285,7 @@ def test_a_long_object_is_kept_and_read_again(service: Service) -> None:
 
 
 def test_text_without_a_schema_is_no_object(service: Service) -> None:
-    events = frames(ask(service, "openai/fake-by3", response_format=None))
+    events = frames(ask(service, "openai/fake-i10-by3", response_format=None))
     assert not of_type(events, "object", "partial")
     assert "".join(of_type(events, "text", "text")) == TEXT
 
