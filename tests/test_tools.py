@@ -6,14 +6,17 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from math import inf
 from typing import Annotated, Any, Literal
 
+import gevent
 import pydantic
 import pytest
+from pydantic import AfterValidator
 
 from app.cancel import Cancel
 from app.errors import Cancelled, InvalidRequest
@@ -25,6 +28,10 @@ from app.tools.base import served_tool
 
 def made(function: Any, **more: Any) -> ServedTool:
     return served_tool(function, **{"name": None, "description": None, "timeout_s": 30.0, **more})
+
+
+def looked_up(city: str) -> str:
+    return {"Bern": "BRN"}[city]
 
 
 class Place(pydantic.BaseModel):
@@ -306,6 +313,52 @@ class TestCallsBesideOneAnother:
             "leaves": "leaves failed (SystemExit)",
         }
         assert "hunter2" in caplog.text, "the operator is told"
+
+    @pytest.mark.parametrize("raised", [gevent.Timeout(1), gevent.GreenletExit(), KeyboardInterrupt()])
+    def test_what_is_no_exception_fails_at_once_too(self, raised: BaseException) -> None:
+        def fails() -> None:
+            raise raised
+
+        (output,) = self.all_of(self.run((made(fails, timeout_s=600), call("fails"))))
+        assert output.error == f"fails failed ({type(raised).__name__})"
+
+    def test_a_check_of_the_arguments_that_fails_is_a_failed_call(self) -> None:
+        def weather(city: Annotated[str, AfterValidator(looked_up)]) -> str:
+            return city
+
+        outputs = self.all_of(self.run((made(weather), call("weather", '{"city": "Rome"}'))))
+        assert [output.error for output in outputs] == ["weather failed (KeyError)"]
+
+    @pytest.mark.parametrize(
+        ("said", "told"), [("half \ud83d", "half ?"), ("x" * 3_000_000, "x" * 10_000)], ids=["half", "long"]
+    )
+    def test_an_error_can_always_be_written(self, said: str, told: str) -> None:
+        def refuses() -> None:
+            raise ToolError(said)
+
+        (output,) = self.all_of(self.run((made(refuses), call("refuses"))))
+        assert output.error == told
+
+    def test_nothing_is_begun_for_an_answer_that_is_over(self) -> None:
+        began: list[str] = []
+        cancel = Cancel()
+        cancel.set(Cancelled("gone"))
+        running = self.run((made(lambda: began.append("it"), name="acts"), call("acts")), cancel=cancel)
+        assert running.read(inf) == []
+        running.close()
+        assert not began
+
+    def test_outputs_of_threads_are_never_lost(self) -> None:
+        tool = made(lambda: None, name="quick")
+        switches_s = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for _ in range(500):
+                running = self.run(*((tool, call("quick", call_id=f"c{at}")) for at in range(4)))
+                assert len(self.all_of(running)) == 4
+                running.close()
+        finally:
+            sys.setswitchinterval(switches_s)
 
     def test_wrong_arguments_begin_nothing(self) -> None:
         def weather(city: str) -> None:
