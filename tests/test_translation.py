@@ -114,6 +114,16 @@ def test_an_image_that_a_tool_gave_follows_its_result() -> None:
     ]
 
 
+def test_what_a_model_breaks_a_line_with_before_it_calls_is_no_text() -> None:
+    """Models that think aloud do; Anthropic: "text content blocks must contain non-whitespace text"."""
+    call = CHAT_MESSAGES[2]["tool_calls"][0]
+    result = {"role": "tool", "tool_call_id": call["id"], "content": "A gate."}
+    said = {"role": "assistant", "content": "\n\n", "tool_calls": [call]}
+    assert [block["type"] for block in from_chat(messages=[*HI, said, result])["messages"][1]["content"]] == [
+        "tool_use"
+    ]
+
+
 def test_thoughts_go_back_to_whom_they_came_from() -> None:
     details = [
         {"type": "reasoning.text", "text": "Hm.", "signature": "c2ln"},

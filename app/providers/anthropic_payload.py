@@ -2,7 +2,7 @@
 
 user        tool results first, as the protocol wants them behind their calls; then text and images
 assistant   thoughts that this protocol has signed, or redacted; text; calls. An unsigned thought, or one that another
-                has sealed, is refused there and stays out; and so does a text without a character
+                has sealed, is refused there and stays out; and so does a text of nothing but white space
     effort      as `output_config`, with `adaptive` thinking, so that what it thinks is told
 """
 
@@ -70,7 +70,7 @@ def _content(message: Message) -> str | list[dict[str, Any]]:
 def _block(part: Part) -> dict[str, Any] | None:
     match part:
         case Text(text=text):
-            return {"type": "text", "text": text} if text else None
+            return {"type": "text", "text": text} if text.strip() else None
         case Image(url=url, media_type=media_type, data=data):
             source = {"type": "url", "url": url} if url else {"type": "base64", "media_type": media_type, "data": data}
             return {"type": "image", "source": source}
