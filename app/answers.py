@@ -153,14 +153,14 @@ class Answer:
     def _outputs(self, steps: Steps, until: float) -> Batch | None:
         """What tools of ours gave by then. When all have, the model goes on."""
         batch = steps.read(min(until, self._clock.due))
+        if batch is not None and batch.ended:
+            return self._told(batch)
         if (error := self._cancel.error or self._clock.alarm()) is not None:
             steps.close()
             end = Finished(reason="cancelled") if isinstance(error, Stopped) else Failed(error=error)
             return self._told(Batch([*(batch.events if batch else ()), end], None, True))
         if batch is None:
             return None
-        if batch.ended:
-            return self._told(batch)
         batch.events = self._books.feed(batch.events)
         if steps.running is None:
             self._turn = self._turn_of(steps.request)

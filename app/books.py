@@ -78,7 +78,7 @@ class Books:
         return self.chunks - self._chunks_before
 
     def next_turn(self, events: list[Event]) -> None:
-        """The model will be asked again for what follows; `events` is how the turn ended, with its usage."""
+        """The model may be asked again for what follows; `events` is how the turn ended, with its usage."""
         if any(isinstance(event, Usage) for event in events):
             self.spend(events)
         else:
@@ -141,7 +141,7 @@ class Books:
                     event = self._usage = _sum(self._spent, event)
                 case Finished():
                     if self._usage is None:
-                        self._usage = _sum(self._spent, self._estimate())
+                        self._usage = self.usage() or self._estimate()
                         self._order.check(self._usage)
                         kept.append(self._usage)
                     timings = Timings(ttft_s=self.ttft_s, duration_s=round(self._elapsed_s(), 4))

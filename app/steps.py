@@ -66,7 +66,7 @@ class Steps:
             part.call_id for message in request.messages for part in message.parts if isinstance(part, ToolCall)
         }
         self._names: dict[str, str] = {}  # of this turn's calls
-        self._last: list[Event] = []  # what ends the answer when all outputs are there, where the model does not go on
+        self._last: Finished | None = None  # ends the answer when all outputs are there, where the model does not go on
 
     def feed(self, events: list[Event]) -> list[Event]:
         out: list[Event] = []
@@ -115,11 +115,11 @@ class Steps:
             outputs = [failed(call, told) for call in calls]
             return Batch([*events, *outputs, *at_the_end], None, True), []
         if len(calls) < len(self._turn.calls):
-            self._last = at_the_end
+            self._last = last
         self._outputs = [self._unknown(call) for call in calls if call.name not in self._served]
         ours = ((self._served[call.name], call) for call in calls if call.name in self._served)
         self.running = Running(ours, self._cancel, self._around, self._request_id)
-        return Batch([*events, *self._outputs], None, False), [] if self._last else at_the_end
+        return Batch([*events, *self._outputs], None, False), at_the_end
 
     def _unknown(self, call: ToolCallEnded) -> ToolOutput:
         return failed(call, f"there is no tool {call.name[:100]!r}; {nearest(call.name, {*self._served, *self._own})}")
@@ -135,8 +135,8 @@ class Steps:
         if running.over:
             running.close()
             self.running = None
-            if self._last:
-                return Batch([*events, *self._last], None, True)
+            if self._last is not None:
+                return Batch([*events, self._last], None, True)
             self._go_on()
         return Batch(events) if events or self.running is None else None
 
