@@ -20,8 +20,11 @@ from .events import (
     Event,
     Failed,
     Finished,
+    ReasoningDelta,
+    ReasoningEnded,
     Recovered,
     Started,
+    TextDelta,
     ToolCallDelta,
     ToolCallEnded,
     ToolCallStarted,
@@ -30,7 +33,7 @@ from .events import (
 )
 from .formats.base import WholeAnswer
 from .registry import nearest
-from .request import ChatRequest, Message, Text, ToolCall, ToolChoice, ToolResult
+from .request import ChatRequest, Message, Reasoning, Text, ToolCall, ToolChoice, ToolResult
 from .tools import Running, ServedTool
 from .tools.running import failed
 
@@ -142,12 +145,10 @@ class Steps:
 
     def _go_on(self) -> None:
         turn = self._turn
-        spoken = (*turn.thoughts, *((Text(turn.text),) if turn.text else ()))
-        calls = (ToolCall(call.call_id, call.name, call.arguments) for call in turn.calls)
         by_id = {output.call_id: _result(output) for output in self._outputs}
         said = (
             *self.request.messages,
-            Message("assistant", (*spoken, *calls)),
+            Message("assistant", tuple(_spoken(turn.events))),
             Message("user", tuple(by_id[call.call_id] for call in turn.calls)),
         )
         # What had to be called has been called; the same again would never end.
@@ -165,6 +166,67 @@ class Steps:
         if self.running is not None:
             self.running.close()
             self.running = None
+
+
+def _spoken(events: list[Event]) -> list[Text | Reasoning | ToolCall]:
+    """A turn as the model is to be shown it again: in the order in which it was said, since a provider that signs its
+    thoughts refuses them in another place."""
+    spoken: list[Text | Reasoning | ToolCall] = []
+    texts: list[str] = []
+    thought: list[str] = []
+
+    def ended() -> None:
+        if text := "".join(texts):
+            spoken.append(Text(text))
+        if thought:
+            spoken.append(Reasoning("".join(thought)))
+        texts.clear()
+        thought.clear()
+
+    for event in events:
+        match event:
+            case TextDelta(text=text):
+                if thought:
+                    ended()
+                texts.append(text)
+            case ReasoningDelta(text=text):
+                if texts:
+                    ended()
+                thought.append(text)
+            case ReasoningEnded(signature=signature, redacted=""):
+                sealed = Reasoning("".join(thought), signature)
+                thought.clear()
+                ended()
+                spoken.append(sealed)
+            case ReasoningEnded(redacted=redacted):
+                ended()
+                spoken.append(Reasoning(redacted=redacted))
+            case ToolCallEnded(call_id=call_id, name=name, arguments=arguments):
+                ended()
+                spoken.append(ToolCall(call_id, name, arguments))
+            case Recovered(kept_chars=stands):
+                ended()
+                spoken = _standing(spoken, stands)
+                if spoken and isinstance(last := spoken[-1], Text):  # which goes on
+                    texts.append(last.text)
+                    spoken.pop()
+            case _:
+                pass
+    ended()
+    return spoken
+
+
+def _standing(spoken: list[Text | Reasoning | ToolCall], chars: int) -> list[Text | Reasoning | ToolCall]:
+    """With so many characters of its text."""
+    kept: list[Text | Reasoning | ToolCall] = []
+    for part in spoken:
+        if isinstance(part, Text):
+            part = Text(part.text[:chars])
+            chars -= len(part.text)
+            if not part.text:
+                continue
+        kept.append(part)
+    return kept
 
 
 def _result(output: ToolOutput) -> ToolResult:

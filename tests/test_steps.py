@@ -95,6 +95,33 @@ def test_the_next_turn_is_asked_with_all_that_was_said() -> None:
     )
 
 
+def test_a_turn_is_shown_again_in_the_order_in_which_it_was_said() -> None:
+    one = steps()
+    one.feed([STARTED, ReasoningDelta(text="first"), ReasoningEnded(signature="s1"), TextDelta(text="One ")])
+    one.feed([TextDelta(text="moment."), ReasoningDelta(text="sec"), ReasoningDelta(text="ond")])
+    one.feed([ReasoningEnded(signature="s2"), *call("c1"), ReasoningEnded(redacted="r"), *call("c2")])
+    one.end(Batch(end(), None, True))
+    outputs(one)
+    assert one.request.messages[-2].parts == (
+        Reasoning("first", "s1"),
+        Text("One moment."),
+        Reasoning("second", "s2"),
+        ToolCall("c1", "weather", "{}"),
+        Reasoning(redacted="r"),
+        ToolCall("c2", "weather", "{}"),
+    )
+
+
+def test_a_turn_that_was_gone_on_with_is_shown_without_what_was_taken_back() -> None:
+    one = steps()
+    one.feed([STARTED, TextDelta(text="One "), ReasoningDelta(text="hm"), TextDelta(text="two three")])
+    one.feed([Recovered(from_="p/m", to="q/n", kept_chars=7, model="n", exact=False), TextDelta(text="!"), *call("c")])
+    one.end(Batch(end(), None, True))
+    outputs(one)
+    said = (Text("One "), Reasoning("hm"), Text("two!"), ToolCall("c", "weather", "{}"))
+    assert one.request.messages[-2].parts == said
+
+
 def test_calls_that_are_named_alike_get_names_of_their_own() -> None:
     earlier = (
         ASKED,
