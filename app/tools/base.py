@@ -22,8 +22,8 @@ MAX_RESULT_BYTES = 1_000_000  # of JSON
 
 
 class ToolError(Exception):
-    """Raised by a tool, with a text for the model, and for whoever reads the stream. What else a tool raises is logged,
-    and told by its type alone: nobody knows what is in its text."""
+    """Raised by a tool, with a text (10,000 characters of it at most) for the model, and for whoever reads the stream.
+    What else a tool raises is logged, and told by its type alone: nobody knows what is in its text."""
 
 
 class ServedTool(msgspec.Struct, frozen=True):
