@@ -267,6 +267,24 @@ def test_a_stop_while_a_tool_runs(toolbox: Toolbox) -> None:
     assert again.content == caller.body
 
 
+def test_a_drain_ends_a_tool_with_its_stream(
+    start_service: Callable[..., Service], fake_provider: FakeProvider, tmp_path: Path
+) -> None:
+    env = {**fake_provider.env, "TOOLBOX_DIARY": str(tmp_path / "diary"), "SLUICEWAY_SERVER__DRAIN_S": "1"}
+    watched = under_watch(start_service, env, app="tests.toolbox:app")
+    toolbox = Toolbox(watched, tmp_path / "diary")
+    with Caller(("127.0.0.1", watched.service.port), post("/v1/streams", WAITING)) as caller:
+        caller.read_until(b'"type":"tool_call"')
+        eventually(toolbox.wrote("patient began"), what="the tool")
+        watched.service.process.terminate()
+        caller.read_until(b"[DONE]")
+    last = frames(caller.body)[-2].data
+    assert (last["type"], last["code"]) == ("error", "draining")
+    assert watched.service.process.wait(60) == 0
+    assert toolbox.wrote("patient ended")()
+    watched.assert_no_complaint()
+
+
 def test_a_resumable_answer_with_tools_in_it_is_the_same_again(toolbox: Toolbox) -> None:
     body = {"model": "openai/fake-tool2-once", "prompt": "Hi", "tools": ["weather"], "resumable": True}
     first = requests.post(f"{toolbox.url}/v1/streams", json=body, timeout=60)
