@@ -22,6 +22,8 @@ from test_routes import DONE, frames
 from test_threads import FlaskServer
 
 from app import SettingsError, create_app
+from app.errors import ProviderRateLimited
+from app.providers.langchain import failure
 from app.testing import FakeProvider, answer, text_after
 
 KEY = "sk-fake-provider-key-0001"
@@ -780,6 +782,8 @@ if "without" in sys.argv:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     sys.meta_path.insert(0, Nothing())
 from app import SettingsError, create_app
+from app.errors import ProviderRateLimited
+from app.providers.langchain import failure
 try:
     app = create_app()
 except SettingsError as exc:
@@ -829,3 +833,15 @@ def test_with_a_key_it_needs_no_configuration(fake_provider: FakeProvider) -> No
     assert answered == "400 provider_rejected"  # the fake provider has no gpt-5
     assert fake_provider.requests[0].body["model"] == "gpt-5"
     assert "langchain" not in models
+
+
+@pytest.mark.parametrize("headers", [{"x-request-id": "Zürich", "retry-after": "3"}, {"retry-after": "东京"}, None])
+def test_a_refusal_is_told_whatever_its_headers_are(headers: dict[str, str] | None) -> None:
+    """A byte beyond ASCII is legal in a header (RFC 9110, 5.5)."""
+    response = requests.Response()
+    response.status_code = 429
+    response.headers = headers  # type: ignore[assignment]
+    refused = failure("p", requests.HTTPError("no", response=response), begun=False, secret="")
+    assert isinstance(refused, ProviderRateLimited)
+    assert refused.retry_after_s == (3.0 if headers and headers["retry-after"] == "3" else None)
+    assert refused.provider_request_id == ""

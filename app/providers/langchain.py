@@ -235,6 +235,11 @@ def _readable(response: Any, status: int) -> httpx2.Response:
         content = bytes(response.content)
     except Exception:
         content = b""
-    said = {name.lower(): value for name, value in response.headers.items()}
+    try:
+        said = {str(name).lower(): str(value) for name, value in response.headers.items()}
+    except Exception:
+        said = {}
     headers = {"retry-after": said.get("retry-after", ""), _ID: said.get(_ID) or said.get("request-id") or ""}
-    return httpx2.Response(status, headers=headers, content=content)
+    # As bytes: httpx2 encodes text as ASCII, and a header may hold more than that.
+    raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+    return httpx2.Response(status, headers=raw, content=content)
