@@ -112,7 +112,11 @@ def _known_origin(here: House, request: Request) -> None:
     if origin is None or welcome(request, here.settings.server.cors_origins):
         return
     hosts = {_bare(request.headers.get(name, "")) for name in ("Host", "X-Forwarded-Host")} - {""}
-    if _bare(urlsplit(origin).netloc) not in hosts:
+    try:
+        known = _bare(urlsplit(origin).netloc) in hosts
+    except ValueError:  # no URL
+        known = False
+    if not known:
         raise ForeignOrigin(f"a page of {origin[:100]} may not connect here; add it to server.cors_origins")
 
 
