@@ -19,7 +19,7 @@ import msgspec
 
 from ..errors import InvalidRequest, PayloadTooLarge, SluicewayError
 from ..events import Event, Failed, Finished, ObjectPartial, TextDelta, ToolCallEnded, ToolCallStarted, ToolOutput
-from ..request import ChatRequest, Message
+from ..request import ChatRequest, Message, ToolCall
 from .base import error_object, json_bytes
 from .native import NativeSSE, plain
 
@@ -61,28 +61,37 @@ class Conversation:
                 f"with this the conversation is larger than {self._max_bytes} bytes (server.max_body_bytes); send, as "
                 "messages, what of it is to go on, or connect again"
             )
-        self._system = system
-        return None if only_system else msgspec.structs.replace(asked, messages=messages, system=system)
+        if only_system:
+            self._system = system
+            return None
+        return msgspec.structs.replace(asked, messages=messages, system=system)
 
     def answered(self, request: ChatRequest, text: str) -> None:
         """`text` is all that came, also of an answer that was stopped or broke off. A message that got no word for an
-        answer was not said: the user's turn is still the user's."""
+        answer was not said: the user's turn is still the user's. Nor were calls whose results got none."""
+        self._system = request.system
         messages = request.messages
         if text and messages[-1].role == "assistant":  # the client's own beginning of it
             messages = (*messages[:-1], Message.of("assistant", messages[-1].text + text))
         elif text:
             messages = (*messages, Message.of("assistant", text))
-        while messages and messages[-1].role == "user":
+        while messages and _unanswered(messages[-1]):
             messages = messages[:-1]
         self._messages = messages
 
 
-class Encoder:
-    """One answer's messages. `text` is what it has come to; more than `max_bytes` characters are not kept."""
+def _unanswered(last: Message) -> bool:
+    return last.role == "user" or any(isinstance(part, ToolCall) for part in last.parts)
 
-    def __init__(self, request_id: str, max_bytes: int) -> None:
+
+class Encoder:
+    """One answer's messages. `text` is what it has come to; more than `max_bytes` characters are not kept. `shaped`:
+    its pieces are what the client asked for, each a message of its own."""
+
+    def __init__(self, request_id: str, max_bytes: int, *, shaped: bool) -> None:
         self._request_id = request_id
         self._max_bytes = max_bytes
+        self._shaped = shaped
         self._text = io.StringIO()
         self._chars = 0
 
@@ -91,13 +100,15 @@ class Encoder:
         return self._text.getvalue()
 
     def feed(self, events: list[Event]) -> list[bytes]:
-        """What came at once is one message."""
+        """What came at once is one message, unless it is shaped."""
         out: list[bytes] = []
         said: list[str] = []
         for event in events:
             match event:
                 case TextDelta(text=text):
                     said.append(text)
+                    if self._shaped:
+                        self._say(said, out)
                 case ToolCallStarted() | ToolCallEnded() | ToolOutput() | ObjectPartial():
                     self._say(said, out)
                     out.append(json_bytes(plain(event)))

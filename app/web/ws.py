@@ -219,7 +219,7 @@ class Talk:
     def _write(self, answer: Source, asked: ChatRequest) -> None:
         """The answer, to its end; never raises."""
         server = self._house.settings.server
-        encoder = Encoder(answer.request_id, server.max_body_bytes)
+        encoder = Encoder(answer.request_id, server.max_body_bytes, shaped=asked.shape is not None)
         last: list[bytes] = []
         try:
             last = self._written(answer, encoder)
