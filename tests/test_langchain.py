@@ -843,5 +843,5 @@ def test_a_refusal_is_told_whatever_its_headers_are(headers: dict[str, str] | No
     response.headers = headers  # type: ignore[assignment]
     refused = failure("p", requests.HTTPError("no", response=response), begun=False, secret="")
     assert isinstance(refused, ProviderRateLimited)
-    assert refused.retry_after_s == (3.0 if headers and headers["retry-after"] == "3" else None)
+    assert refused.retry_after_s == (3.0 if headers and headers["retry-after"] == "3" else 1.0)
     assert refused.provider_request_id == ""
