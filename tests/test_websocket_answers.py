@@ -4,22 +4,29 @@ conversation keeps of it."""
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from callers import Watched
 from callers import watched as under_watch
 from conftest import Service, eventually
-from sockets import Client, Refused, handshake
+from sockets import Client, Refused, frame, handshake
 from test_objects_served import SCHEMA, TEXT, VALUE, WANTED, WRONG, assert_grown
 from test_shaping_served import SHAPES, pieces
 from test_shaping_served import TEXT as PROSE
 from test_tool_loop import Toolbox, results_sent
 from test_websocket import said_to
+from wsproto.connection import CLIENT, Connection
+from wsproto.events import CloseConnection, TextMessage
 
+from app import create_app
+from app.house import House
 from app.request import Shape
 from app.testing import FakeProvider, answer
+from app.web.ws import Talk
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +199,50 @@ def test_an_origin_that_is_none_is_refused(watched: Watched, origin: str) -> Non
     with pytest.raises(Refused) as refused:
         Client(watched.address, handshake(Origin=origin))
     assert (refused.value.status, refused.value.body["error"]["code"]) == (403, "invalid_request")
+
+
+# The end of a worker
+
+
+class _StillTaken:
+    """The task of an answer whose end the client has not taken yet; meanwhile the worker is about to end."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    def wait(self, until: float) -> bool:
+        self._house.admission.drain()
+        return True
+
+
+def test_a_message_that_came_before_a_drain_is_answered(
+    monkeypatch: pytest.MonkeyPatch, fake_provider: FakeProvider
+) -> None:
+    """Also where it waits for the end of the answer before it."""
+    # A thread looks up from its waiting only then.
+    for name, value in {**fake_provider.env, "SLUICEWAY_SERVER__HEARTBEAT_S": "0.2"}.items():
+        monkeypatch.setenv(name, value)
+    sluiceway = create_app().extensions["sluiceway"]
+    here = sluiceway.house
+    talk = Talk(here, {}, "r")
+    talk._task = _StillTaken(here)  # type: ignore[assignment]
+    here.admission.sit(talk.leave)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ThreadPoolExecutor() as pool:
+        theirs.settimeout(30)
+        theirs.sendall(frame(1, b'{"message": "hi", "model": "openai/fake-n5-i20"}'))
+        running = pool.submit(talk.run, ours, b"")
+        protocol = Connection(CLIENT)
+        texts, code = [], None
+        while code is None:
+            protocol.receive_data(theirs.recv(65536))
+            for event in protocol.events():
+                if isinstance(event, TextMessage):
+                    texts.append(json.loads(event.data))
+                elif isinstance(event, CloseConnection):
+                    code = event.code
+                    theirs.sendall(protocol.send(event.response()))
+        running.result(30)
+    sluiceway.close()
+    assert text_of(texts) == answer("fake-n5-i20").text
+    assert (texts[-1]["type"], code) == ("done", 1001)

@@ -214,6 +214,7 @@ class Talk:
             exc.request_id = named
             raise
         self._answer = answer
+        self._socket.expire(math.inf)  # `leave` may have come while there was none
         self._task = Task(lambda: self._write(answer, asked))
 
     def _write(self, answer: Source, asked: ChatRequest) -> None:
