@@ -261,6 +261,17 @@ class _Server(StreamServer):
 ggevent.StreamServer = _Server
 
 
+class _Named:
+    """What gunicorn asks of the listener of a connection, whose greenlet may begin only when that is closed already: in
+    a reload under load its client would be reset."""
+
+    def __init__(self, name: Any) -> None:
+        self._name = name
+
+    def getsockname(self) -> Any:
+        return self._name
+
+
 _HEAD_S = 15  # for a request's head, from the connection or its first byte on
 
 
@@ -285,6 +296,7 @@ class StreamWorker(GeventWorker):
         self._done = False
         self._busy = 0  # connections with a request that is being answered
         self._waiting: dict[Any, float] = {}  # the others, and since when: sockets
+        self._listeners: dict[Any, _Named] = {}
         super().__init__(*args, **kwargs)
 
     @property
@@ -337,7 +349,7 @@ class StreamWorker(GeventWorker):
         self._waiting[client] = time.monotonic()
         gevent.getcurrent().client = client
         try:
-            super().handle(listener, client, addr)
+            super().handle(self._listeners.get(listener, listener), client, addr)
         finally:
             self._waiting.pop(client, None)
 
@@ -363,6 +375,7 @@ class StreamWorker(GeventWorker):
         self.wsgi = _App(self.wsgi)
 
     def run(self) -> None:
+        self._listeners = {listener: _Named(listener.getsockname()) for listener in self.sockets}
         super().run()
         # What can be resumed goes on without a client, and so without a connection that holds up the exit.
         sluiceway = _sluiceway(self)
