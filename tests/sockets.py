@@ -76,6 +76,8 @@ class Client:
             self.sock.close()
             raise
         self.protocol = Connection(CLIENT, trailing_data=rest)
+        for event in self.protocol.events():  # what came together with the head
+            self._took(event)
 
     def __enter__(self) -> Client:
         return self
