@@ -237,5 +237,4 @@ def _result(output: ToolOutput) -> ToolResult:
 
 def _plain_text(result: str) -> str:
     """A string as it is, any other JSON as JSON."""
-
     return str(msgspec.json.decode(result)) if result.startswith('"') else result
