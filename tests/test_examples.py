@@ -755,5 +755,5 @@ def test_every_file_is_in_the_list() -> None:
     assert {path.name for path in examples.iterdir() if path.is_file()} - {"README.md", "page.png"} == set(
         re.findall(r"`([\w.]+\.\w+)`(?=[](]| only)", told)
     )
-    for name in re.findall(r"`tests/(\w+\.py)`", told):
+    for name in re.findall(r"`tests/([\w/]+\.py)`", told):
         assert (ROOT / "tests" / name).exists(), name

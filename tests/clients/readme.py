@@ -11,7 +11,7 @@ from pathlib import Path
 from cases import CASES, CLIENTS
 
 BEGIN, END = "<!-- clients -->", "<!-- /clients -->"
-PEERS = ("react", "zod")  # what others want beside them
+PEERS = ("esbuild", "react", "react-dom", "zod")  # what others want beside them, and tools
 YES, NO = "yes", "–"
 
 
