@@ -116,12 +116,15 @@ class Schema(msgspec.Struct, frozen=True):
     strict: bool | None = None
 
 
+Unit: TypeAlias = Literal["token", "sentence", "block"]
+
+
 class Shape(msgspec.Struct, frozen=True):
     """How an answer's text is cut for a renderer: each piece is a whole number of `unit`s and has `min_chars`
     characters at least, as far as there are so many; nothing is held back for longer than `max_wait_ms` (None: until
     its unit is whole). Tokens without `min_chars` are gathered until then."""
 
-    unit: Literal["token", "sentence", "block"] = "token"
+    unit: Unit = "token"
     min_chars: int = 0
     max_wait_ms: int | None = None
 

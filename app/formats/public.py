@@ -4,20 +4,20 @@ and the tools: the client's own, as objects, and ours, by their names."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args
 
 import pydantic
 
 from ..errors import InvalidRequest
 from ..json_schema import Checker
-from ..request import Schema, Shape, Tool, ToolChoice
+from ..request import Schema, Shape, Tool, ToolChoice, Unit
 from .base import Body, validated
 
-UNITS = ("token", "sentence", "block")
+UNITS = get_args(Unit)
 
 
 class _ShapeBody(Body):
-    unit: Literal["token", "sentence", "block"] = "token"
+    unit: Unit = "token"
     min_chars: Annotated[int, pydantic.Field(ge=0, le=100_000)] = 0
     max_wait_ms: Annotated[int, pydantic.Field(ge=1, le=600_000)] | None = None
 

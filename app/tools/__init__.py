@@ -37,10 +37,6 @@ class Tools:
                 raise ValueError(f"no such tool: {name!r}; {nearest(name, BUILT_IN)}")
             self.tool(BUILT_IN[name])
 
-    def add(self, served: ServedTool) -> None:
-        """One of the same name makes place for it."""
-        self._tools[served.name] = served
-
     @overload
     def tool(self, function: F, /) -> F: ...
     @overload
@@ -65,7 +61,8 @@ class Tools:
         """
 
         def add(function: F) -> F:
-            self.add(served_tool(function, name=name, description=description, timeout_s=timeout_s))
+            served = served_tool(function, name=name, description=description, timeout_s=timeout_s)
+            self._tools[served.name] = served  # one of the same name makes place for it
             return function
 
         return add if function is None else add(function)
